@@ -1,0 +1,1 @@
+"""Nouns, errors, filters, money, deadline, the evidence record and the ports that two stages share."""
