@@ -1,0 +1,1 @@
+"""PostgreSQL with pgvector: the catalog and the first search engine."""

@@ -1,0 +1,186 @@
+"""The connection pool, the translation of database errors, and the numbered migrations."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+import psycopg
+from psycopg import errors as pg
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from ragstone.core.errors import DeadlineExceeded, RagstoneError, ResourceExhausted, Unavailable
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+MIGRATION_LOCK = 0x7261_6773_746F_6E65  # "ragstone"
+OPTIONS = "-c search_path=ragstone,public -c jit=off -c timezone=UTC"
+PGVECTOR_HNSW_MIN = (0, 8, 4)
+NEXT = "check the database with: ragstone doctor"
+
+
+class Database:
+    """A bounded pool of connections to one database; `open` brings its schema up to date."""
+
+    def __init__(self, conninfo: str, *, pool_size: int = 8, connect_timeout_s: float = 10.0) -> None:
+        self.conninfo = conninfo
+        self._timeout_s = connect_timeout_s
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            conninfo,
+            min_size=1,
+            max_size=pool_size,
+            timeout=connect_timeout_s,
+            max_waiting=pool_size * 16,
+            kwargs={"options": OPTIONS, "autocommit": True, "connect_timeout": max(2, int(connect_timeout_s))},
+            open=False,
+            reconnect_timeout=connect_timeout_s,
+        )
+        self.pgvector: tuple[int, ...] = (0,)
+
+    async def open(self) -> None:
+        """Connect and migrate. Unavailable when the server does not answer."""
+        async with await self.dedicated() as connection:
+            await migrate(connection)
+            row = await fetch_one(connection, "select extversion from pg_extension where extname = 'vector'")
+            self.pgvector = tuple(int(part) for part in str(row[0]).split("."))
+        with translated("connecting to the database"):
+            await self._pool.open(wait=True, timeout=self._timeout_s)
+
+    async def close(self) -> None:
+        """Give every connection back to the server."""
+        await self._pool.close()
+
+    @property
+    def hnsw_safe(self) -> bool:
+        """Whether this pgvector builds HNSW indexes without the faults fixed in 0.8.4."""
+        return self.pgvector >= PGVECTOR_HNSW_MIN
+
+    async def dedicated(self) -> Connection:
+        """A connection of one's own, for session locks; the caller closes it."""
+        with translated("connecting to the database"):
+            return await psycopg.AsyncConnection.connect(
+                self.conninfo, options=OPTIONS, autocommit=True, connect_timeout=max(2, int(self._timeout_s))
+            )
+
+    @asynccontextmanager
+    async def connection(self, doing: str) -> AsyncIterator[Connection]:
+        """A pooled connection in autocommit; database errors come out as ours."""
+        with translated(doing):
+            async with self._pool.connection() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self, doing: str) -> AsyncIterator[Connection]:
+        """A pooled connection inside one transaction."""
+        async with self.connection(doing) as connection, connection.transaction():
+            yield connection
+
+
+class translated:  # noqa: N801 - used like a function, as contextlib.suppress is
+    """Turns database errors into errors that name what was being done and the next step."""
+
+    def __init__(self, doing: str) -> None:
+        self.doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None and (ours := as_ours(error, self.doing)) is not None:
+            raise ours from error
+
+
+def as_ours(error: BaseException, doing: str) -> RagstoneError | None:
+    """The error of ours that says the same, None for what is a fault in the program."""
+    first = str(error).strip().split("\n")[0]
+    if isinstance(error, pg.DiskFull):
+        return ResourceExhausted(
+            f"the database's disk is full: {first}", doing=doing, next_step="free space, then run the same command again"
+        )
+    if isinstance(error, pg.QueryCanceled):
+        return DeadlineExceeded(
+            "the database did not finish in time", doing=doing, next_step="give it more time with --deadline-ms"
+        )
+    if isinstance(error, PoolTimeout | TooManyRequests):
+        return Unavailable(f"no database connection became free: {first}", doing=doing, next_step=NEXT)
+    if isinstance(error, pg.InsufficientPrivilege | pg.UndefinedFile | pg.FeatureNotSupported):
+        return Unavailable(
+            f"the database refused: {first}", doing=doing, next_step="let an administrator run: create extension vector"
+        )
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return Unavailable(f"the database does not answer: {first}", doing=doing, next_step=NEXT)
+    return None
+
+
+async def fetch_one(connection: Connection, sql: str, params: Any = None) -> TupleRow:
+    """The only row of a query that always has one."""
+    row = await (await connection.execute(sql, params)).fetchone()
+    assert row is not None
+    return row
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """(number, name, SQL) of every migration, in order."""
+    folder = files("ragstone.adapters.postgres") / "sql"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name[:4].isdigit())
+    return [(int(name[:4]), name, (folder / name).read_text("utf-8")) for name in names]
+
+
+async def migrate(connection: Connection) -> None:
+    """Apply what is missing, under an advisory lock, each migration in its own transaction.
+
+    A migration that was changed after it ran is an error: numbers are for ever.
+    """
+    with translated("bringing the database schema up to date"):
+        await connection.execute("select pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        try:
+            await _prepare(connection)
+            done = dict(await (await connection.execute("select number, digest from ragstone.migration")).fetchall())
+            for number, name, sql in migrations():
+                await _apply(connection, number, name, sql, done.get(number))
+            _refuse_newer(done)
+        finally:
+            await connection.execute("select pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
+
+
+async def _prepare(connection: Connection) -> None:
+    known = await fetch_one(connection, "select to_regclass('ragstone.migration') is not null")
+    if known[0]:
+        return
+    async with connection.transaction():
+        await connection.execute("create extension if not exists vector schema public")
+        await connection.execute("create schema if not exists ragstone")
+        await connection.execute(
+            "create table if not exists ragstone.migration (number integer primary key, name text not null,"
+            " digest text not null, applied_at timestamptz not null default now())"
+        )
+
+
+async def _apply(connection: Connection, number: int, name: str, sql: str, seen: str | None) -> None:
+    digest = hashlib.sha256(sql.encode()).hexdigest()
+    if seen is None:
+        async with connection.transaction():
+            await connection.execute(sql.encode())
+            await connection.execute(
+                "insert into ragstone.migration (number, name, digest) values (%s, %s, %s)", (number, name, digest)
+            )
+    elif seen != digest:
+        raise Unavailable(
+            f"the database holds another migration {name} than this program",
+            doing="bringing the database schema up to date",
+            next_step="run the version of ragstone that wrote this database, or start with a fresh state directory",
+        )
+
+
+def _refuse_newer(done: dict[int, str]) -> None:
+    newest = max((number for number, _, _ in migrations()), default=0)
+    if done and max(done) > newest:
+        raise Unavailable(
+            f"the database schema {max(done)} is newer than this program knows ({newest})",
+            doing="bringing the database schema up to date",
+            next_step="upgrade ragstone",
+        )

@@ -1,0 +1,299 @@
+"""Runs: the lock of a source, the sweep of dead runs, the staging of rows that nobody sees yet."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ragstone.adapters.postgres.database import Connection, Database, fetch_one
+from ragstone.core.errors import Busy, UsageError
+from ragstone.core.ids import corpus_id, make_id, source_id
+from ragstone.core.nouns import PUBLIC
+from ragstone.index.records import (
+    LiveDocument,
+    Run,
+    RunStart,
+    RunState,
+    StagedBatch,
+    StagedDocument,
+    StagedRow,
+)
+
+OPEN = 2147483647  # v_to of what is live at the head
+LEASE_S = 3600
+
+SWEEP = """
+with dead as (select seq, index_id from chunk where corpus_id = %(corpus)s and run_id = %(run)s),
+     gone as (delete from vector v using dead where v.corpus_id = %(corpus)s and v.index_id = dead.index_id
+              and v.seq = dead.seq)
+delete from chunk where corpus_id = %(corpus)s and run_id = %(run)s
+"""
+SWEEP_PLACEMENT = """
+delete from placement p using docversion d where p.corpus_id = %(corpus)s and d.corpus_id = %(corpus)s
+and d.run_id = %(run)s and d.state = 'staged' and p.docversion_id = d.docversion_id
+"""
+SWEEP_DOCVERSION = "delete from docversion where corpus_id = %(corpus)s and run_id = %(run)s and state = 'staged'"
+SWEEP_POSTING = """
+delete from posting p using segment s where p.corpus_id = %(corpus)s and s.corpus_id = %(corpus)s
+and s.run_id = %(run)s and p.index_id = s.index_id and p.segment_id = s.segment_id
+"""
+SWEEP_SEGMENT = "delete from segment where corpus_id = %(corpus)s and run_id = %(run)s"
+
+
+def acl_id(principals: Iterable[str]) -> bytes:
+    """The id of an access list: its principals, in no order."""
+    return make_id("acl", *sorted(set(principals)))
+
+
+def lock_key(source: bytes) -> int:
+    """The advisory lock of a source, a signed 64-bit number."""
+    return int.from_bytes(source[:8], "big", signed=True)
+
+
+def halfvec_bytes(vectors: npt.NDArray[np.float16]) -> list[bytes]:
+    """pgvector's binary format of halfvec, one string a row: dimension u16, 0 u16, big-endian halves."""
+    head = vectors.shape[1].to_bytes(2, "big") + b"\0\0"
+    return [head + row.tobytes() for row in vectors.astype(">f2")]
+
+
+class PostgresRuns:
+    """Implements the ports Runs and Staging."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._locks: dict[bytes, Connection] = {}
+
+    async def begin(self, start: RunStart) -> Run:
+        """Lock the source, make sure corpus, source and index exist, sweep what dead runs left."""
+        corpus = corpus_id(start.tenant, start.corpus)
+        source = source_id(corpus, start.source)
+        lock = await self._database.dedicated()
+        try:
+            await self._lock(lock, source, start)
+            async with self._database.transaction("opening a run") as connection:
+                secret, index, base = await self._corpus(connection, corpus, start)
+                await self._source(connection, corpus, source, start)
+                run_id = make_id("run", corpus, source, start.source_order, os.urandom(16))
+                await self._sweep_dead(connection, corpus, source)
+                await connection.execute(
+                    "insert into run (corpus_id, run_id, source_id, index_id, base_v, lease_until, state)"
+                    " values (%s, %s, %s, %s, %s, now() + make_interval(secs => %s), 'running')",
+                    (corpus, run_id, source, index, base, LEASE_S),
+                )
+        except BaseException:
+            await lock.close()
+            raise
+        self._locks[run_id] = lock
+        return Run(run_id, corpus, source, index, base, secret, start.recipe, start.source_order, start.source)
+
+    async def _lock(self, lock: Connection, source: bytes, start: RunStart) -> None:
+        got = await fetch_one(lock, "select pg_try_advisory_lock(%s)", (lock_key(source),))
+        if not got[0]:
+            raise Busy(
+                f"source {start.source!r} of corpus {start.corpus!r} is being ingested by another run",
+                doing="opening a run",
+                next_step="wait for it to end, then run the same command again",
+            )
+
+    async def _corpus(self, connection: Connection, corpus: bytes, start: RunStart) -> tuple[bytes, bytes, int]:
+        index = start.recipe.index_id
+        await connection.execute(
+            "insert into corpus (corpus_id, tenant, name, secret) values (%s, %s, %s, %s) on conflict do nothing",
+            (corpus, start.tenant, start.corpus, os.urandom(32)),
+        )
+        row = await fetch_one(
+            connection, "select secret, index_id, head from corpus where corpus_id = %s for update", (corpus,)
+        )
+        if row[1] is not None and row[1] != index:
+            raise UsageError(
+                f"corpus {start.corpus!r} is served by an index made with another recipe (embedder or chunking)",
+                doing="opening a run",
+                next_step="set [embedder] and [chunking] in ragstone.toml back, or ingest into another --corpus",
+            )
+        recipe = json.loads(msgspec.json.encode(start.recipe))
+        await connection.execute(
+            "insert into index (corpus_id, index_id, recipe) values (%s, %s, %s::jsonb) on conflict do nothing",
+            (corpus, index, json.dumps(recipe)),
+        )
+        return bytes(row[0]), index, int(row[2])
+
+    async def _source(self, connection: Connection, corpus: bytes, source: bytes, start: RunStart) -> None:
+        await connection.execute(
+            "insert into source (corpus_id, source_id, name, location, kind) values (%s, %s, %s, %s, %s)"
+            " on conflict do nothing",
+            (corpus, source, start.source, start.location, start.kind),
+        )
+        row = await fetch_one(
+            connection, "select location from source where corpus_id = %s and source_id = %s", (corpus, source)
+        )
+        if row[0] != start.location:
+            raise UsageError(
+                f"source {start.source!r} is {row[0]}, not {start.location}",
+                doing="opening a run",
+                next_step="give the other place a name of its own: --source NAME",
+            )
+
+    async def _sweep_dead(self, connection: Connection, corpus: bytes, source: bytes) -> None:
+        # We hold the source's lock: whatever still says `running` belongs to a process that is gone.
+        cursor = await connection.execute(
+            "select run_id from run where corpus_id = %s and source_id = %s and state = 'running'", (corpus, source)
+        )
+        for (run_id,) in await cursor.fetchall():
+            await self._sweep(connection, corpus, run_id, "dead")
+
+    async def _sweep(self, connection: Connection, corpus: bytes, run_id: bytes, state: str) -> None:
+        names = {"corpus": corpus, "run": run_id}
+        for sql in (SWEEP, SWEEP_PLACEMENT, SWEEP_DOCVERSION, SWEEP_POSTING, SWEEP_SEGMENT):
+            await connection.execute(sql, names)
+        await connection.execute(
+            "update run set state = %s, ended_at = clock_timestamp() where corpus_id = %s and run_id = %s",
+            (state, corpus, run_id),
+        )
+
+    async def documents(self, run: Run) -> Mapping[str, LiveDocument]:
+        """The live documents of the run's source, by key."""
+        sql = """
+            select d.key, d.document_id, v.docversion_id, v.object_version, v.source_order
+            from document d
+            join membership m on m.corpus_id = d.corpus_id and m.document_id = d.document_id and m.v_to = %s
+            join docversion v on v.corpus_id = d.corpus_id and v.docversion_id = m.docversion_id
+            where d.corpus_id = %s and d.source_id = %s
+        """
+        async with self._database.connection("reading the published documents") as connection:
+            cursor = await connection.execute(sql, (OPEN, run.corpus_id, run.source_id))
+            return {row[0]: LiveDocument(row[1], row[2], row[0], row[3], row[4]) for row in await cursor.fetchall()}
+
+    async def end(self, run: Run, state: RunState) -> None:
+        """Release the source; rows of a run that did not publish are swept."""
+        lock = self._locks.pop(run.run_id, None)
+        try:
+            if state != "published":
+                async with self._database.transaction("closing a run") as connection:
+                    await self._sweep(connection, run.corpus_id, run.run_id, state)
+        finally:
+            if lock is not None:
+                await lock.close()
+
+    async def reusable(self, run: Run, docversions: Sequence[bytes]) -> Mapping[bytes, int]:
+        """row id -> seq of the rows of the given live document versions."""
+        sql = """
+            select c.row_id, c.seq from placement p
+            join chunk c on c.corpus_id = p.corpus_id and c.index_id = p.index_id and c.seq = p.seq
+            where p.corpus_id = %s and p.index_id = %s and p.docversion_id = any(%s)
+        """
+        if not docversions:
+            return {}
+        async with self._database.connection("looking up unchanged rows") as connection:
+            cursor = await connection.execute(sql, (run.corpus_id, run.index_id, list(docversions)))
+            return {bytes(row[0]): int(row[1]) for row in await cursor.fetchall()}
+
+    async def lease(self, run: Run, count: int) -> range:
+        """`count` consecutive seqs that no other run gets."""
+        async with self._database.transaction("leasing sequence numbers") as connection:
+            row = await fetch_one(
+                connection,
+                "update index set next_seq = next_seq + %s where corpus_id = %s and index_id = %s returning next_seq",
+                (count, run.corpus_id, run.index_id),
+            )
+            end = int(row[0])
+            await connection.execute(
+                "update run set seq_lo = coalesce(seq_lo, %s), seq_hi = %s where corpus_id = %s and run_id = %s",
+                (end - count, end, run.corpus_id, run.run_id),
+            )
+        return range(end - count, end)
+
+    async def stage(self, run: Run, batch: StagedBatch) -> None:
+        """Write documents and rows in one transaction."""
+        async with self._database.transaction("writing chunks") as connection:
+            if batch.rows:
+                await self._write_rows(connection, run, batch.rows)
+            if batch.documents:
+                await self._write_documents(connection, run, batch.documents)
+
+    async def _write_rows(self, connection: Connection, run: Run, rows: Sequence[StagedRow]) -> None:
+        await connection.execute(
+            "insert into text (corpus_id, text_hash, body, tokens)"
+            " select %s, * from unnest(%s::bytea[], %s::text[], %s::int[]) order by 2 on conflict do nothing",
+            (run.corpus_id, [r.text_hash for r in rows], [r.text for r in rows], [r.tokens for r in rows]),
+        )
+        columns = "corpus_id, index_id, seq, row_id, chunk_id, text_hash, joined_terms, title_terms, run_id"
+        kinds = ["bytea", "bytea", "int4", "bytea", "bytea", "bytea", "int4", "int4", "bytea"]
+        async with connection.cursor().copy(f"copy chunk ({columns}) from stdin (format binary)") as copy:
+            copy.set_types(kinds)
+            for r in rows:
+                lengths = (r.joined.total(), r.title.total())
+                ids = (r.row_id, r.chunk_id, r.text_hash)
+                await copy.write_row((run.corpus_id, run.index_id, r.seq, *ids, *lengths, run.run_id))
+        packed = halfvec_bytes(np.stack([r.vector for r in rows]))
+        target = "copy vector (corpus_id, index_id, seq, embedding) from stdin (format binary)"
+        async with connection.cursor().copy(target) as copy:
+            copy.set_types(["bytea", "bytea", "int4", "bytea"])
+            for r, vector in zip(rows, packed, strict=True):
+                await copy.write_row((run.corpus_id, run.index_id, r.seq, vector))
+
+    async def _write_documents(self, connection: Connection, run: Run, documents: Sequence[StagedDocument]) -> None:
+        lists = {acl_id(d.acl): sorted(set(d.acl)) for d in documents}
+        for key, principals in lists.items():
+            await connection.execute(
+                "insert into acl (corpus_id, acl_id, principals) values (%s, %s, %s) on conflict do nothing",
+                (run.corpus_id, key, principals),
+            )
+        async with connection.cursor() as cursor:
+            await cursor.executemany(
+                "insert into document (corpus_id, document_id, source_id, key, acl_id) values (%s, %s, %s, %s, %s)"
+                " on conflict do nothing",
+                [(run.corpus_id, d.document_id, run.source_id, d.key, acl_id(d.acl)) for d in documents],
+            )
+            await cursor.executemany(
+                "insert into docversion (corpus_id, docversion_id, document_id, object_version, source_order, title,"
+                " metadata, acl_id, leaf, run_id) values (%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s)",
+                [
+                    (run.corpus_id, d.docversion_id, d.document_id, d.object_version, d.source_order, d.title,
+                     json.dumps(dict(d.metadata), ensure_ascii=False), acl_id(d.acl), d.leaf, run.run_id)
+                    for d in documents
+                ],  # fmt: skip
+            )
+        columns = "corpus_id, docversion_id, index_id, seq, ordinal, span_start, span_end, heading_path"
+        async with connection.cursor().copy(f"copy placement ({columns}) from stdin (format binary)") as copy:
+            copy.set_types(["bytea", "bytea", "bytea", "int4", "int4", "int4", "int4", "text[]"])
+            for d in documents:
+                for p in d.placements:
+                    where = (p.seq, p.ordinal, p.start, p.end, list(p.heading_path))
+                    await copy.write_row((run.corpus_id, d.docversion_id, run.index_id, *where))
+
+    async def segment(self, run: Run, span: range, postings: Iterable[tuple[str, int, bytes]]) -> None:
+        """Write one postings segment covering the seqs of `span`."""
+        async with self._database.transaction("writing postings") as connection:
+            row = await fetch_one(
+                connection,
+                "update index set next_segment = next_segment + 1 where corpus_id = %s and index_id = %s"
+                " returning next_segment",
+                (run.corpus_id, run.index_id),
+            )
+            await connection.execute(
+                "insert into segment (corpus_id, index_id, segment_id, seq_lo, seq_hi, n_rows, run_id)"
+                " values (%s, %s, %s, %s, %s, %s, %s)",
+                (run.corpus_id, run.index_id, row[0], span.start, span.stop, len(span), run.run_id),
+            )
+            await copy_postings(connection, run.corpus_id, run.index_id, row[0], postings)
+
+
+async def copy_postings(
+    connection: Connection, corpus: bytes, index: bytes, segment: int, postings: Iterable[tuple[str, int, bytes]]
+) -> None:
+    """Stream one segment's postings into the table."""
+    columns = "corpus_id, index_id, term, segment_id, n, bytes"
+    async with connection.cursor().copy(f"copy posting ({columns}) from stdin (format binary)") as copy:
+        copy.set_types(["bytea", "bytea", "text", "int4", "int4", "bytea"])
+        for term, n, packed in postings:
+            await copy.write_row((corpus, index, term, segment, n, packed))
+
+
+def default_acl() -> tuple[str, ...]:
+    """The access list of a document that names none, in a public corpus."""
+    return (PUBLIC,)

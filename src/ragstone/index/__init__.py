@@ -1,0 +1,1 @@
+"""Chunks to a searchable corpus version: rows, postings, Merkle tree, manifest, publish."""

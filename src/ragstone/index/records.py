@@ -1,0 +1,205 @@
+"""What the index stage passes along: the run, staged rows and documents, the change a publish makes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ragstone.core.nouns import Recipe
+
+RunState = Literal["running", "published", "unchanged", "failed", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """What a run is opened with."""
+
+    tenant: str
+    corpus: str
+    source: str
+    location: str
+    kind: str
+    recipe: Recipe
+    source_order: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An open run: it holds the source's lock until it ends."""
+
+    run_id: bytes
+    corpus_id: bytes
+    source_id: bytes
+    index_id: bytes
+    base_version: int
+    secret: bytes = field(repr=False)
+    recipe: Recipe
+    source_order: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveDocument:
+    """A document as the head version has it."""
+
+    document_id: bytes
+    docversion_id: bytes
+    key: str
+    object_version: str
+    source_order: str
+
+
+@dataclass(frozen=True, slots=True)
+class StagedRow:
+    """A new engine row: one chunk under a leased seq."""
+
+    seq: int
+    row_id: bytes
+    chunk_id: bytes
+    text_hash: bytes
+    text: str
+    tokens: int
+    vector: npt.NDArray[np.float16]
+    joined: Counter[str]
+    title: Counter[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StagedPlacement:
+    """Where a row stands in a document version."""
+
+    seq: int
+    ordinal: int
+    start: int
+    end: int
+    heading_path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StagedDocument:
+    """A document version before it is published."""
+
+    document_id: bytes
+    docversion_id: bytes
+    key: str
+    object_version: str
+    source_order: str
+    title: str
+    metadata: Mapping[str, Any]
+    acl: tuple[str, ...]
+    leaf: bytes
+    placements: tuple[StagedPlacement, ...]
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class StagedBatch:
+    """What is written in one transaction while a run goes on."""
+
+    documents: tuple[StagedDocument, ...]
+    rows: tuple[StagedRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineEntry:
+    """A document that cannot be used, kept until it is fixed or dismissed."""
+
+    key: str
+    object_version: str
+    reason: str
+    message: str
+    field: str
+    next_step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the publish needs from the run beside the staged rows: deletions, faults, counts to hold it to."""
+
+    deleted: tuple[bytes, ...]
+    quarantine: tuple[QuarantineEntry, ...]
+    documents: int
+    rows: int
+    fields: Mapping[str, tuple[str, ...]]
+    replaces_quarantine: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedDocument:
+    """One line of a manifest."""
+
+    document_id: bytes
+    key: str
+    object_version: str
+    leaf: bytes
+    chunk_ids: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatistics:
+    """Kept with a version: live rows and documents, summed field lengths, the BM25 norms, known fields."""
+
+    rows: int = 0
+    documents: int = 0
+    joined_terms: int = 0
+    title_terms: int = 0
+    norms: tuple[float, float] = (0.0, 0.0)
+    fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a publish is about to do, read under the corpus lock.
+
+    `leaves` holds the leaves, after the change, of every bucket that changes; `stale` names documents whose
+    staged version is not newer than what is published.
+    """
+
+    version: int
+    parent: int
+    added: tuple[ChangedDocument, ...]
+    removed: tuple[ChangedDocument, ...]
+    stale: tuple[str, ...]
+    buckets_before: bytes
+    leaves: Mapping[int, tuple[bytes, ...]]
+    statistics_before: VersionStatistics
+    rows_opened: int
+    rows_closed: int
+    joined_delta: int
+    title_delta: int
+    documents_after: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to publish."""
+        return not self.added and not self.removed
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A manifest written and ready to commit."""
+
+    manifest_key: str
+    manifest_digest: bytes
+    merkle_root: bytes
+    buckets: bytes
+    statistics: VersionStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version that readers see."""
+
+    version: int
+    added: int
+    removed: int
+    stale: tuple[str, ...]
+    rows: int
+    rows_opened: int
+    rows_closed: int
+    merkle_root: bytes

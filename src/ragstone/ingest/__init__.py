@@ -1,0 +1,1 @@
+"""Source object to versioned, validated chunks."""
