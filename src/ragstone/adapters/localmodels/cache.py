@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ragstone.adapters.localmodels.registry import MODELS, LocalModel, ModelFile
@@ -30,7 +31,6 @@ from ragstone.core.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
-    from pathlib import Path
 
 Problem = Literal["missing", "size", "digest", "unreadable"]
 State = Literal["present", "incomplete", "missing", "wrong"]
@@ -79,20 +79,20 @@ class ModelCache:
         self.root = root
 
     def path(self, model: LocalModel) -> Path:
-        """The folder of a model, whether it is there or not."""
+        """Name the folder of a model, whether it is there or not."""
         return self.root / model.name
 
     def is_present(self, model: LocalModel) -> bool:
-        """Whether every file is there in full length; digests are checked by `verify` and on load."""
+        """Tell whether every file is there in full length; digests are checked by `verify` and on load."""
         return not self.missing(model)
 
     def missing(self, model: LocalModel) -> list[Finding]:
-        """The files that are absent or of the wrong length, without reading them."""
+        """List the files that are absent or of the wrong length, without reading them."""
         found = (check_length(self.path(model), file) for file in model.files)
         return [finding for finding in found if finding]
 
     def verify(self, model: LocalModel) -> list[Finding]:
-        """Length and SHA-256 of every file; an empty list means that all is well."""
+        """Check length and SHA-256 of every file; an empty list means that all is well."""
         found = (check_digest(self.path(model), file) for file in model.files)
         return [finding for finding in found if finding]
 
@@ -103,7 +103,9 @@ class ModelCache:
         digests are fixed, files of two attempts fit together.
         """
         for file in model.files:
-            _refuse_wrong_bytes(file, contents[file.stored])
+            finding = compare(self.path(model) / file.stored, file, contents[file.stored])
+            if finding:
+                raise IntegrityError(str(finding), doing=f"putting model {model.name} into the cache")
         folder = self.path(model)
         with storing(folder, f"writing model {model.name}"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ class ModelCache:
 
     @contextmanager
     def scratch(self, model: LocalModel) -> Iterator[Path]:
-        """A folder for half-fetched things, on the same disk, removed at the end.
+        """Lend a folder for half-fetched things, on the same disk, removed at the end.
 
         Call it with the model locked: what a killed process left behind is removed first.
         """
@@ -135,7 +137,7 @@ class ModelCache:
                 shutil.rmtree(stale, ignore_errors=True)
             folder = tempfile.TemporaryDirectory(prefix=prefix, dir=self.root, ignore_cleanup_errors=True)
         with folder as name:
-            yield self.root / name
+            yield Path(name)
 
     def require_space(self, size: int, model: LocalModel) -> None:
         """Refuse before fetching rather than in the middle of it."""
@@ -151,7 +153,7 @@ class ModelCache:
 
 
 def read_verified(folder: Path, model: LocalModel, file: ModelFile) -> bytes:
-    """The bytes of a file, checked: what is used is what was hashed, not the file as it was a moment ago."""
+    """Read a file and check it: what is used is what was hashed, not the file as it was a moment ago."""
     path = folder / file.stored
     fetch = f"ragstone models fetch {model.name}"
     try:
@@ -169,14 +171,14 @@ def read_verified(folder: Path, model: LocalModel, file: ModelFile) -> bytes:
             doing="loading an embedder",
             next_step=f"make it readable, or set RAGSTONE_MODEL_CACHE and run {fetch}",
         ) from fault
-    finding = _compare(path, file, data)
+    finding = compare(path, file, data)
     if finding:
         raise IntegrityError(str(finding), doing=f"loading model {model.name}", next_step=fetch)
     return data
 
 
 def check_length(folder: Path, file: ModelFile) -> Finding | None:
-    """What a look at the directory can say against a file."""
+    """Say what a look at the directory can say against a file."""
     path = folder / file.stored
     try:
         size = path.stat().st_size
@@ -186,7 +188,7 @@ def check_length(folder: Path, file: ModelFile) -> Finding | None:
 
 
 def check_digest(folder: Path, file: ModelFile) -> Finding | None:
-    """What reading a file can say against it."""
+    """Say what reading a file can say against it."""
     wrong_length = check_length(folder, file)
     if wrong_length:
         return wrong_length
@@ -199,13 +201,23 @@ def check_digest(folder: Path, file: ModelFile) -> Finding | None:
     return None if digest == file.sha256 else Finding(path, "digest", file.sha256, digest)
 
 
+def compare(path: Path, file: ModelFile, data: bytes) -> Finding | None:
+    """Say what speaks against `data` as the bytes of `file`."""
+    if len(data) > file.size:
+        return Finding(path, "size", f"{file.size} bytes", "more")
+    if len(data) < file.size:
+        return Finding(path, "size", f"{file.size} bytes", f"{len(data)} bytes")
+    digest = hashlib.sha256(data).hexdigest()
+    return None if digest == file.sha256 else Finding(path, "digest", file.sha256, digest)
+
+
 def list_models(cache: ModelCache) -> list[ModelStatus]:
-    """Every known model and whether it is there, without hashing."""
+    """List every known model and whether it is there, without hashing."""
     return [_status(cache, model, cache.missing(model)) for model in MODELS]
 
 
 def verify_models(cache: ModelCache) -> list[ModelStatus]:
-    """Every known model with its digests checked. One that was never fetched is `missing`, not wrong."""
+    """Check the digests of every known model. One that was never fetched is `missing`, not wrong."""
     return [_status(cache, model, cache.verify(model)) for model in MODELS]
 
 
@@ -229,25 +241,6 @@ def _state(model: LocalModel, findings: list[Finding]) -> State:
     if absent < len(findings):
         return "wrong"
     return "missing" if absent == len(model.files) else "incomplete"
-
-
-def _compare(path: Path, file: ModelFile, data: bytes) -> Finding | None:
-    if len(data) > file.size:
-        return Finding(path, "size", f"{file.size} bytes", "more")
-    if len(data) < file.size:
-        return Finding(path, "size", f"{file.size} bytes", f"{len(data)} bytes")
-    digest = hashlib.sha256(data).hexdigest()
-    return None if digest == file.sha256 else Finding(path, "digest", file.sha256, digest)
-
-
-def _refuse_wrong_bytes(file: ModelFile, data: bytes) -> None:
-    digest = hashlib.sha256(data).hexdigest()
-    if len(data) != file.size or digest != file.sha256:
-        raise IntegrityError(
-            f"{file.stored}: expected {file.size} bytes with SHA-256 {file.sha256}, "
-            f"found {len(data)} bytes with {digest}",
-            doing="putting a model into the cache",
-        )
 
 
 def _write_atomically(folder: Path, name: str, data: bytes) -> None:
@@ -297,7 +290,7 @@ def storing(place: Path, doing: str) -> Iterator[None]:
 
 
 def storage_error(fault: OSError, place: Path, doing: str) -> RagstoneError:
-    """A full disk is exhaustion; all else (permissions, read-only, not a folder) is a wrong place."""
+    """Tell a full disk, which is exhaustion, from all else (permissions, read-only), which is a wrong place."""
     what = f"{fault.filename or place}: {fault.strerror or fault}"
     if fault.errno in DISK_FULL:
         return ResourceExhausted(

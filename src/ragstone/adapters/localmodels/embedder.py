@@ -50,7 +50,7 @@ class OnnxEmbedder:
 
     @classmethod
     def load(cls, model: LocalModel, cache: ModelCache, compute: Compute) -> OnnxEmbedder:
-        """The embedder of a cached model; Unavailable when it was not fetched, IntegrityError when changed."""
+        """Load a cached model; Unavailable when it was not fetched, IntegrityError when it was changed."""
         return cls(model, cache.path(model), compute)
 
     @property
@@ -59,15 +59,15 @@ class OnnxEmbedder:
         return self._spec
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of `text`, special tokens left out, nothing cut off."""
+        """Count the tokens of `text`, special tokens left out, nothing cut off."""
         return len(self._tokenizer.encode(_well_formed(text), add_special_tokens=False))
 
     async def embed_query(self, text: str) -> Vector:
-        """The vector of a question (with the query prefix)."""
+        """Embed a question (with the query prefix)."""
         return await self._compute.run(self._embed, self._spec.query_prefix + text)
 
     async def embed_passages(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """The vectors of passages, one row each, in order; texts beyond `tokens_max` are cut.
+        """Embed passages, one row each, in order; texts beyond `tokens_max` are cut.
 
         At most as many texts as there are threads are under way, one a task: a question that arrives while
         a corpus is embedded waits for one passage, not for the corpus.

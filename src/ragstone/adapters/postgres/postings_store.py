@@ -1,0 +1,151 @@
+"""Postings, live masks and filter selections as the service holds them: read once, kept while they fit.
+
+All three belong to something that never changes (a segment, a published version, a version at an epoch), so
+a cached value is never wrong, only unused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ragstone.adapters.postgres.database import Connection, fetch_one
+from ragstone.adapters.postgres.filter_sql import condition
+from ragstone.core.filters import Filter, to_json
+from ragstone.core.ports import View
+from ragstone.index.bm25 import Mask, TermPostings
+from ragstone.index.caches import ByteCache
+from ragstone.index.postings import Postings, unpack
+
+MISSING = """
+select (select array_agg(segment_id order by segment_id) from segment where corpus_id = %(corpus)s
+        and index_id = %(index)s) as segments, w.term, w.segment_id, p.bytes
+from (select unnest(%(terms)s::text[]) as term, unnest(%(segments)s::int[]) as segment_id) w
+left join posting p on p.corpus_id = %(corpus)s and p.index_id = %(index)s and p.term = w.term
+     and p.segment_id = w.segment_id
+"""
+LIVE = """
+select coalesce(string_agg(int4send(seq), ''::bytea), ''::bytea) from live
+where corpus_id = %s and index_id = %s and v_from <= %s and v_to > %s
+"""
+SELECTION = """
+select coalesce(string_agg(int4send(p.seq), ''::bytea), ''::bytea)
+from membership m
+join document d on d.corpus_id = m.corpus_id and d.document_id = m.document_id
+join docversion v on v.corpus_id = m.corpus_id and v.docversion_id = m.docversion_id
+join placement p on p.corpus_id = m.corpus_id and p.docversion_id = m.docversion_id and p.index_id = %s
+where m.corpus_id = %s and m.v_from <= %s and m.v_to > %s and {access} and {filter}
+"""
+ACCESS = "d.suppressed_at is null and d.acl_id in (select acl_id from acl where corpus_id = %s and principals && %s)"
+EMPTY = Postings(*(np.zeros(0, dtype) for dtype in (np.uint32, np.uint8, np.uint8, np.uint8, np.uint8)))
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The rows a request may see: all live ones, or a mask of those that pass the filter and the access check."""
+
+    mask: Mask
+    count: int
+    everything: bool
+
+    def seqs(self) -> npt.NDArray[np.int64]:
+        """The selected seqs, ascending."""
+        return np.flatnonzero(self.mask)
+
+
+class PostingsStore:
+    """Reads through three byte-bounded caches."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.postings: ByteCache[tuple[bytes, bytes, int, str], Postings] = ByteCache(bytes_max // 2)
+        self._masks: ByteCache[tuple[bytes, bytes, int], Mask] = ByteCache(bytes_max // 4)
+        self._selections: ByteCache[tuple[Any, ...], Selection] = ByteCache(bytes_max // 4)
+        self._segments: dict[tuple[bytes, bytes], tuple[int, ...]] = {}
+
+    async def live(self, connection: Connection, view: View) -> Mask:
+        """`mask[seq]`: whether the row is live in the view's version."""
+        key = (view.corpus_id, view.index_id, view.version)
+        mask = self._masks.get(key)
+        if mask is None:
+            row = await fetch_one(connection, LIVE, (view.corpus_id, view.index_id, view.version, view.version))
+            mask = _mask(row[0])
+            self._masks.put(key, mask, mask.nbytes)
+        return mask
+
+    async def selection(self, connection: Connection, view: View, tree: Filter | None) -> Selection:
+        """What the request may see; access is checked whenever any document of the corpus is not public."""
+        live = await self.live(connection, view)
+        if tree is None and not view.restricted:
+            return Selection(live, view.rows, everything=True)
+        spelled = msgspec.json.encode(to_json(tree)) if tree else b""
+        key = (view.corpus_id, view.index_id, view.version, view.epoch, view.asker.principals, spelled)
+        found = self._selections.get(key)
+        if found is None:
+            params: list[Any] = [view.index_id, view.corpus_id, view.version, view.version]
+            params += [view.corpus_id, sorted(view.asker.principals)]
+            where = condition(tree, "v.metadata", params) if tree else "true"
+            row = await fetch_one(connection, SELECTION.format(access=ACCESS, filter=where), params)
+            mask = _mask(row[0], len(live))
+            found = Selection(mask, int(np.count_nonzero(mask)), everything=False)
+            self._selections.put(key, found, mask.nbytes)
+        return found
+
+    async def terms(
+        self, connection: Connection, view: View, terms: Sequence[tuple[str, int]]
+    ) -> tuple[TermPostings, ...]:
+        """The postings of the terms in the segments of one moment.
+
+        A merge may replace segments between two reads: what is fetched carries the list of segments of the
+        same snapshot, and when the list is not the one that was asked for, it is asked again.
+        """
+        place = (view.corpus_id, view.index_id)
+        segments = self._segments.get(place, ())
+        for _ in range(ATTEMPTS):
+            found, now = await self._gather(connection, place, [term for term, _ in terms], segments)
+            if now == segments:
+                break
+            segments = self._segments[place] = now
+        return tuple(
+            TermPostings(term, count, tuple(piece for piece in found[term] if len(piece.seqs)))
+            for term, count in terms
+        )
+
+    async def _gather(
+        self, connection: Connection, place: tuple[bytes, bytes], terms: list[str], segments: tuple[int, ...]
+    ) -> tuple[dict[str, list[Postings]], tuple[int, ...]]:
+        found: dict[str, list[Postings]] = {term: [] for term in terms}
+        wanted: list[tuple[str, int]] = []
+        for term in terms:
+            for segment in segments:
+                piece = self.postings.get((*place, segment, term))
+                if piece is None:
+                    wanted.append((term, segment))
+                else:
+                    found[term].append(piece)
+        # Always at least one row, so that the list of segments comes back.
+        pairs = wanted or [("", -1)]
+        cursor = await connection.execute(
+            MISSING,
+            {"corpus": place[0], "index": place[1], "terms": [p[0] for p in pairs], "segments": [p[1] for p in pairs]},
+        )
+        now: tuple[int, ...] = ()
+        for listed, term, segment, packed in await cursor.fetchall():
+            now = tuple(listed or ())
+            if segment in now and segment in segments:
+                piece = unpack(packed) if packed else EMPTY
+                self.postings.put((*place, segment, term), piece, piece.nbytes + 200)
+                found[term].append(piece)
+        return found, now
+
+
+def _mask(packed: bytes, size: int | None = None) -> Mask:
+    seqs = np.frombuffer(packed, dtype=">i4").astype(np.int64)
+    mask = np.zeros(size if size is not None else (int(seqs.max()) + 1 if len(seqs) else 0), dtype=np.bool_)
+    mask[seqs] = True
+    return mask

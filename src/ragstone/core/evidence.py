@@ -1,0 +1,198 @@
+"""The evidence record: what was decided for one question and why. Reasons are codes and numbers in columns;
+prose is made when a person reads. Schema numbers are for ever: old records are lifted by `upcast`.
+
+The words of a question, its answer and the passages are kept apart (`EvidenceText`), so that an erasure
+deletes rows and the record itself can stay.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+SCHEMA = 1
+
+
+class LegRecord(msgspec.Struct, omit_defaults=False):
+    """How one leg was searched: path taken, rows that could match, rows returned, rows missing."""
+
+    name: str
+    path: str
+    depth: int
+    matching: int
+    returned: int
+    shortfall: int
+
+
+class FusionRecord(msgspec.Struct):
+    """How leg scores became one: per leg weight, mean, deviation, minimum and maximum over n candidates."""
+
+    method: str
+    weights: dict[str, float]
+    n: int
+    mean: dict[str, float]
+    deviation: dict[str, float]
+    minimum: dict[str, float]
+    maximum: dict[str, float]
+    rank_constant: int
+
+
+class CandidateColumns(msgspec.Struct):
+    """Every candidate in fused order, one column a property. A rank of 0 is: not in that leg's list.
+
+    `fate` is `returned`, `duplicate` (of the candidate at `duplicate_of`, else -1) or `beyond_page`.
+    """
+
+    seq: list[int]
+    chunk_id: list[str]
+    bm25: list[float]
+    bm25_rank: list[int]
+    bm25_contribution: list[float]
+    dense: list[float]
+    dense_rank: list[int]
+    dense_contribution: list[float]
+    score: list[float]
+    fate: list[str]
+    duplicate_of: list[int]
+
+
+class HitRecord(msgspec.Struct):
+    """A passage that was returned: the candidate it is, where it stands, what each question term gave it."""
+
+    candidate: int
+    rank: int
+    source: str
+    document_id: str
+    chunk_id: str
+    title: str
+    start: int
+    end: int
+    heading_path: list[str]
+    metadata: dict[str, Any]
+    source_version: str
+    indexed_at: str
+    terms: dict[str, float]
+
+
+class RetrievalRecord(msgspec.Struct):
+    """What retrieval decided."""
+
+    terms: list[list[Any]]
+    query_vector: str
+    filter: dict[str, Any] | None
+    legs: list[LegRecord]
+    fusion: FusionRecord
+    candidates: CandidateColumns
+    hits: list[HitRecord]
+    offset: int
+    limit: int
+
+
+class Citation(msgspec.Struct):
+    """A verbatim quote: `document text[start:end] == quote`, code points."""
+
+    chunk_id: str
+    document_id: str
+    source: str
+    source_version: str
+    start: int
+    end: int
+    quote: str
+
+
+class AnswerSentence(msgspec.Struct):
+    """One sentence of the answer, the quotes behind it, and how strongly they support it (0 to 1)."""
+
+    text: str
+    citations: list[Citation]
+    support: float
+
+
+class AnswerRecord(msgspec.Struct):
+    """What the answerer decided. `features` are what the decision to answer was made from; sentences that
+    lost are columns: score, rank of their passage, and why they were cut."""
+
+    abstained: bool
+    reason: str
+    confidence: float
+    threshold: float
+    features: dict[str, float]
+    sentences: list[AnswerSentence]
+    considered: dict[str, list[Any]]
+    model: str
+    prompt: str
+
+
+class Degraded(msgspec.Struct):
+    """Something that was cut short."""
+
+    code: str
+    stage: str
+    detail: str
+
+
+class Evidence(msgspec.Struct, omit_defaults=False):
+    """The record behind one answer or one search."""
+
+    id: str
+    kind: str
+    at: str
+    corpus: str
+    corpus_id: str
+    tenant: str
+    asker: list[str]
+    index_id: str
+    release: str
+    corpus_version: int
+    trace_id: str
+    status: str
+    retrieval: RetrievalRecord
+    answer: AnswerRecord | None
+    degraded: list[Degraded]
+    stage_ms: dict[str, float]
+    tokens: dict[str, int]
+    cost_microusd: int
+    made_by: dict[str, str]
+    profile: dict[str, Any]
+    schema: int = SCHEMA
+
+
+class EvidenceText(msgspec.Struct):
+    """The words: question, answer, and each returned passage by chunk id."""
+
+    question: str
+    answer: str | None
+    context: dict[str, str]
+
+
+class EvidenceEnvelope(msgspec.Struct):
+    """What goes through the spool: the record as JSON bytes, its words, and what the ledger gets."""
+
+    record: Evidence
+    text: EvidenceText
+    ledger: list[list[Any]]
+
+
+def encode(record: Evidence) -> bytes:
+    """The record's bytes, without the quotes: those are words."""
+    return msgspec.json.encode(record)
+
+
+def decode(body: bytes | str) -> Evidence:
+    """A record of any schema ever written, as the current one. Unknown fields are ignored."""
+    raw = msgspec.json.decode(body)
+    return msgspec.convert(upcast(raw), Evidence)
+
+
+def upcast(raw: dict[str, Any]) -> dict[str, Any]:
+    """Lift a record to the current schema, one step at a time."""
+    schema = raw.get("schema")
+    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+        raise ValueError(f"evidence schema {schema!r} is not one of 1 to {SCHEMA}")
+    while raw["schema"] < SCHEMA:
+        raw = UPCASTERS[raw["schema"]](raw)
+    return raw
+
+
+UPCASTERS: dict[int, Any] = {}

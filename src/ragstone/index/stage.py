@@ -1,0 +1,177 @@
+"""The index stage in order: embed what is new, stage rows, seal the manifest, publish."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ragstone.core.ids import document_id
+from ragstone.core.ports import Embedder
+from ragstone.index import manifest
+from ragstone.index.ports import EmbeddingCache, ObjectStore, Publisher, Staging
+from ragstone.index.postings import LexicalRow, SegmentBuilder
+from ragstone.index.records import (
+    Outcome,
+    Published,
+    QuarantineEntry,
+    Run,
+    StagedBatch,
+    StagedRow,
+)
+from ragstone.index.rows import DocumentRows, IncomingDocument, NewRow, document_rows, field_types, staged_document
+from ragstone.index.vectors import stored
+
+SEGMENT_POSTINGS_MAX = 2_000_000
+EMBED_BATCH = 64
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run did, counted as it goes."""
+
+    documents: int = 0
+    chunks: int = 0
+    rows: int = 0
+    embedded: int = 0
+    embedded_tokens: int = 0
+    cached: int = 0
+    reused: int = 0
+    fields: dict[str, set[str]] = field(default_factory=dict)
+
+
+class Writer:
+    """Writes the documents of one run. Embedding and writing overlap: one batch is written while the next is
+    embedded; at most one write is under way."""
+
+    def __init__(self, run: Run, staging: Staging, embedder: Embedder, cache: EmbeddingCache) -> None:
+        self.tally = Tally()
+        self._run = run
+        self._staging = staging
+        self._embedder = embedder
+        self._cache = cache
+        self._segment = SegmentBuilder()
+        self._span: range | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    async def add(self, documents: Sequence[IncomingDocument], bases: Sequence[bytes]) -> None:
+        """Stage a batch of documents; `bases` are the live versions that they replace."""
+        reusable = await self._staging.reusable(self._run, bases)
+        named = await asyncio.to_thread(lambda: [document_rows(self._run, each, reusable) for each in documents])
+        new = {row.row_id: row for each in named for row in each.new}
+        vectors = await self._vectors(list(new.values()))
+        seqs = dict(reusable)
+        span = await self._staging.lease(self._run, len(new)) if new else range(0)
+        seqs.update(zip(new, span, strict=True))
+        await self._written()
+        self._writing = asyncio.create_task(self._write(named, list(new.values()), seqs, vectors, span))
+
+    async def finish(self) -> None:
+        """Wait for the last write and close the open postings segment."""
+        await self._written()
+        await self._close_segment()
+
+    async def abandon(self) -> None:
+        """Stop writing."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
+            self._writing = None
+
+    async def _written(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+    async def _vectors(self, rows: Sequence[NewRow]) -> Mapping[bytes, npt.NDArray[np.float16]]:
+        inputs = {row.input_hash: row for row in rows}
+        embedding_id = self._embedder.spec.id
+        known = dict(await self._cache.get(embedding_id, list(inputs)))
+        self.tally.cached += len(known)
+        missing = [row for key, row in inputs.items() if key not in known]
+        for at in range(0, len(missing), EMBED_BATCH):
+            some = missing[at : at + EMBED_BATCH]
+            matrix = stored(await self._embedder.embed_passages([row.input for row in some]))
+            fresh = {row.input_hash: vector for row, vector in zip(some, matrix, strict=True)}
+            # Kept at once: a run that is killed later does not embed these again.
+            await self._cache.put(embedding_id, fresh)
+            known.update(fresh)
+            self.tally.embedded += len(some)
+            self.tally.embedded_tokens += sum(row.tokens for row in some)
+        return known
+
+    async def _write(
+        self,
+        named: Sequence[DocumentRows],
+        new: Sequence[NewRow],
+        seqs: Mapping[bytes, int],
+        vectors: Mapping[bytes, npt.NDArray[np.float16]],
+        span: range,
+    ) -> None:
+        documents = tuple(staged_document(self._run, each, seqs) for each in named)
+        rows = tuple(
+            StagedRow(seq, r.row_id, r.chunk_id, r.text_hash, r.text, r.tokens, vectors[r.input_hash], r.joined, r.title)
+            for seq, r in zip(span, new, strict=True)
+        )
+        await self._staging.stage(self._run, StagedBatch(documents, rows))
+        for row in rows:
+            self._segment.add(LexicalRow(row.seq, row.joined, row.title))
+        if span:
+            self._span = range(self._span.start if self._span else span.start, span.stop)
+        self._count(named, len(rows))
+        if self._segment.postings >= SEGMENT_POSTINGS_MAX:
+            await self._close_segment()
+
+    def _count(self, named: Sequence[DocumentRows], rows: int) -> None:
+        tally = self.tally
+        tally.documents += len(named)
+        tally.rows += rows
+        for each in named:
+            tally.chunks += len(each.row_ids)
+            tally.reused += len(each.row_ids) - len(each.new)
+            for name, kind in field_types(each.document.metadata).items():
+                tally.fields.setdefault(name, set()).add(kind)
+
+    async def _close_segment(self) -> None:
+        if self._segment.rows and self._span is not None:
+            await self._staging.segment(self._run, self._span, self._segment.packed())
+        self._segment, self._span = SegmentBuilder(), None
+
+
+async def publish(
+    run: Run,
+    tally: Tally,
+    publisher: Publisher,
+    objects: ObjectStore,
+    deleted: Sequence[str],
+    quarantine: Sequence[QuarantineEntry],
+    *,
+    replaces_quarantine: bool,
+) -> Published | None:
+    """Make the run's documents the next corpus version; None when nothing changed.
+
+    Gather under the lock, decide (seal), write the manifest, commit: a crash before the commit leaves the old
+    version, after it the new one; the manifest's name is its content, so a left-over harms nobody.
+    """
+    fields = {name: tuple(sorted(kinds)) for name, kinds in tally.fields.items()}
+    outcome = Outcome(
+        deleted=tuple(document_id(run.source_id, key) for key in deleted),
+        quarantine=tuple(quarantine),
+        documents=tally.documents,
+        rows=tally.rows,
+        fields=fields,
+        replaces_quarantine=replaces_quarantine,
+    )
+    async with publisher.publishing(run, outcome) as publication:
+        change = await publication.change()
+        if change.empty:
+            await publication.skip()
+            return None
+        sealed, data = manifest.seal(run, change, fields)
+        await objects.put(sealed.manifest_key, data)
+        published = await publication.commit(sealed)
+    await publisher.maintain(run.corpus_id, run.index_id)
+    return published

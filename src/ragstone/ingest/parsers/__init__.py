@@ -1,0 +1,1 @@
+"""One pure parser a format: text in, title and blocks out."""

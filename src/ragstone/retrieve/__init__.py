@@ -1,0 +1,1 @@
+"""Question to passages with reasons: legs, fusion, selection."""
