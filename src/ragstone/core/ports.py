@@ -87,12 +87,14 @@ class LegHits:
 class RowScores:
     """Exact scores of given rows in both legs, with what fusion needs to break ties and collapse duplicates.
 
-    `terms[i, j]` is what the query's term `i` adds to the BM25 score of row `j`; arrays are in the order asked.
+    `terms[i, j]` is what the query's term `i` adds to the BM25 score of row `j`, `idf[i]` the term's weight in
+    this version; arrays are in the order asked.
     """
 
     bm25: Scores
     dense: Scores
     terms: Scores
+    idf: Scores
     chunk_ids: tuple[bytes, ...]
     text_hashes: tuple[bytes, ...]
 

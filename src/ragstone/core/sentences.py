@@ -33,6 +33,8 @@ _MARKUP = re.compile(
     r"|</?[a-zA-Z][a-zA-Z0-9-]{0,20}(?:\s[^<>]{0,500})?/?>",
     re.DOTALL,
 )
+_INK = re.compile(r"[^\n]")
+_BREAKING_TAG = re.compile(r"</?(?:br|p|li|ul|ol|d[ldt]|div|t[rdh]|h[1-6]|hr|blockquote|summary)\b", re.IGNORECASE)
 # A full stop inside a link's text, a link's address or inline code ends no sentence.
 _SHELTERED = re.compile(r"`[^`\n]{1,300}`|\[[^\[\]]{1,300}\](?=[\[(])|\]\([^()\s]{0,600}[^()]{0,200}\)")
 _STOPS_INSIDE = re.compile(r"[.!?](?=\s)")
@@ -42,29 +44,38 @@ _END = re.compile(
     r"(?P<close>(?:[\"'\u201d\u2019)\]*_`]|\]\([^()\s]*\)|\[\^?\w{1,4}\]){0,8})"
     r"(?P<space>\s+)"
     r"|[\u3002\uff01\uff1f]+[\u300d\u300f\u201d\uff09]?"
-    r"|(?P<break>(?: {2,}|\\)\n)"
+    r"|(?P<break>(?: {2,}|\\)\n|[ \t]*\v)"
 )
 _WORD_BEFORE = re.compile(r"[^\W_](?:[\w.'\u2019-]{0,24}[^\W_])?$")
 _WORD_AFTER = re.compile(r"[A-Za-z]+")
 _OPENERS = "\"'\u201c\u2018([*_`<!"
 
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Never the last word of a sentence.
-_TITLES = frozenset(
+_TITLES = _words(
     "mr mrs ms dr prof sr st rev hon gen col maj capt lt sgt sen rep gov pres "
     "vs e.g eg i.e ie cf viz ca approx fig figs eq eqs sec ch vol nos pp ed eds trans "
-    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri".split(),
+    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri",
 )
 # Last words only when what follows reads like the start of a sentence.
-_MAYBE = frozenset("etc al inc ltd co corp dept univ assn bros jr ph.d m.d a.m p.m u.s u.k u.n d.c no".split())
-_STARTERS = frozenset(
+_MAYBE = _words("etc al inc ltd co corp dept univ assn bros jr ph.d m.d a.m p.m u.s u.k u.n d.c no")
+_STARTERS = _words(
     "the this that these those it he she we you they there i in if a an however but and when for please to as "
-    "at on what how who why where our your all some each not no so then after before while since with from by "
-    "one its his her their my do does is are can see use new most many also although because once until".split(),
+    "at on what how who why where our your all some each not no so then after before while since with from "
+    "by one its his her their my do does is are can see use new most many also although because once until",
 )
 
 
 def _blank(match: re.Match[str]) -> str:
-    return re.sub(r"[^\n]", " ", match.group())
+    raw = match.group()
+    blank = _INK.sub(" ", raw)
+    # A vertical tab marks where a tag breaks the line: no sentence runs across it.
+    return f"\v{blank[1:]}" if _BREAKING_TAG.match(raw) else blank
 
 
 def _shelter(match: re.Match[str]) -> str:
@@ -265,12 +276,20 @@ def sentences(text: str) -> tuple[Span, ...]:
 
 
 _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"<!--.*?(?:-->|\Z)|\{%[^%]{0,500}%\}|\{\{[^}]{0,300}\}\}|\{:[^}\n]{0,300}\}", re.DOTALL), " "),
+    (
+        re.compile(r"<!--.*?(?:-->|\Z)|\{%[^%]{0,500}%\}|\{\{[^}]{0,300}\}\}|\{:[^}\n]{0,300}\}", re.DOTALL),
+        " ",
+    ),
     (re.compile(r"^(?:[ \t]*>)+[ \t]?", re.MULTILINE), ""),
     (re.compile(r"^[ \t]*(?:`{3,}|~{3,})[^\n`]*$", re.MULTILINE), ""),
     (re.compile(r"^[ \t]*#{1,6}[ \t]+|[ \t]+#+[ \t]*$", re.MULTILINE), ""),
     (re.compile(r"^[ \t]*(?:[-*+•]|\d{1,9}[.)])[ \t]+(?:\[[ xX]\][ \t]+)?", re.MULTILINE), ""),
-    (re.compile(r"!?\[([^\[\]]{0,300})\]\((?:[^()\s]|\([^()\s]{0,200}\)){0,600}(?:\s+[\"'][^\"'\n]{0,200}[\"'])?\s*\)"), r"\1"),
+    (
+        re.compile(
+            r"!?\[([^\[\]]{0,300})\]\((?:[^()\s]|\([^()\s]{0,200}\)){0,600}(?:\s+[\"'][^\"'\n]{0,200}[\"'])?\s*\)"
+        ),
+        r"\1",
+    ),
     (re.compile(r"!?\[([^\[\]]{1,300})\]\[[^\[\]]{0,100}\]"), r"\1"),
     (re.compile(r"\[\^[^\]\s]{1,40}\]:?"), ""),
     (re.compile(r"<((?:https?://|mailto:)[^<>\s]{1,500})>"), r"\1"),

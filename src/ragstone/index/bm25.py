@@ -59,6 +59,7 @@ class Scorer:
         self.terms: list[str] = []
         self._seqs: list[npt.NDArray[np.int64]] = []
         self._parts: list[npt.NDArray[np.float64]] = []
+        self._rows = stats.rows
         for term in terms:
             seqs, part = self._contributions(term, live, stats.rows, joined, title)
             self.terms.append(term.term)
@@ -90,6 +91,10 @@ class Scorer:
         for seqs, part in zip(self._seqs, self._parts, strict=True):
             totals[seqs] += part
         return totals
+
+    def idf(self) -> npt.NDArray[np.float64]:
+        """The idf of each term in the joined text."""
+        return np.array([idf(self._rows, len(seqs)) for seqs in self._seqs], dtype=np.float64)
 
     def by_term(self, seqs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """What each term adds to each of the given seqs: shape (terms, seqs)."""

@@ -7,8 +7,9 @@ announce a list, a table or code with a colon, stay with what follows. Lists, ta
 they fit `tokens_max`, else cut at their parts, then at sentences, words, characters.
 
 A chunk's heading path is what its content blocks have in common: for one section that section's path, its own
-heading included; for merged siblings their parent's (their headings are in the text). A table's continuation
-has the header row as its last element, since a slice cannot repeat it.
+heading included; for merged siblings their parent's, since their headings stand in the text. A chunk that goes
+on with a section keeps that section's path, whatever joins it at its end. A table's continuation has the header
+row as its last element, since a slice cannot repeat it.
 """
 
 from __future__ import annotations
@@ -62,9 +63,7 @@ def _short(name: str, chars_max: int) -> str:
     return f"{cut.rsplit(' ', 1)[0] if ' ' in cut[chars_max // 2 :] else cut}…"
 
 
-def chunk(
-    document: ParsedDocument, spec: ChunkingSpec, count_tokens: Count
-) -> tuple[ChunkDraft, ...]:
+def chunk(document: ParsedDocument, spec: ChunkingSpec, count_tokens: Count) -> tuple[ChunkDraft, ...]:
     """The chunks of `document`, in order.
 
     Every block's characters are in exactly one chunk, and `embed_text` of a chunk counts at most
@@ -316,16 +315,17 @@ class _Chunker:
     # -- drafts
 
     def _path(self, low: int, high: int) -> Path:
-        """What the content among the pieces has in common; of headings alone, the last with its own name."""
+        """What the content among the pieces has in common, unless that hides a heading the slice lacks."""
         content = [piece.path for piece in self.pieces[low:high] if not piece.level]
+        first = self.pieces[low]
         if not content:
-            piece = self.pieces[high - 1]
-            return piece.path
+            return first.path
         path = content[0]
         for other in content[1:]:
             if other != path:
                 path = _common(path, other)
-        return path
+        shown = first.level > 0 and len(first.path) <= len(path)
+        return path if shown else content[0]
 
     def drafts(self, low: int, high: int) -> Iterator[tuple[int, int, Path, int]]:
         """The chunk of a range; more than one only where adding up tokens has told too little."""

@@ -137,7 +137,7 @@ class Retriever:
             if (seq := selected.columns.seq[at]) in by_seq
         ]
         record = RetrievalRecord(
-            terms=[list(term) for term in query.terms],
+            terms=[[*term, weight] for term, weight in zip(query.terms, scores.idf.tolist(), strict=True)],
             query_vector=base64.b64encode(query.vector.astype("<f2").tobytes()).decode(),
             filter=to_json(ask.filters) if ask.filters else None,
             legs=legs,

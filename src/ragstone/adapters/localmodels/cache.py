@@ -290,7 +290,7 @@ def storing(place: Path, doing: str) -> Iterator[None]:
 
 
 def storage_error(fault: OSError, place: Path, doing: str) -> RagstoneError:
-    """Tell a full disk, which is exhaustion, from all else (permissions, read-only), which is a wrong place."""
+    """Tell a full disk, which is exhaustion, from a wrong place (permissions, read-only, not a folder)."""
     what = f"{fault.filename or place}: {fault.strerror or fault}"
     if fault.errno in DISK_FULL:
         return ResourceExhausted(

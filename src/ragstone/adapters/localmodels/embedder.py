@@ -44,8 +44,10 @@ class OnnxEmbedder:
         self._model = model
         self._spec = model.spec
         self._compute = compute
-        self._tokenizer = _tokenizer(read_verified(folder, model, model.tokenizer))
-        self._session = _session(read_verified(folder, model, model.graph))
+        # Both before either is used: nothing parses bytes beside a file that is known to be wrong.
+        tokenizer, graph = (read_verified(folder, model, file) for file in (model.tokenizer, model.graph))
+        self._tokenizer = _tokenizer(tokenizer)
+        self._session = _session(graph)
         self._characters_max = model.tokens_max * CHARACTERS_PER_TOKEN_MAX
 
     @classmethod
@@ -143,7 +145,8 @@ def _session(graph: bytes) -> Any:
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     # One thread a call: the calls are what runs in parallel, and a sum split over threads would depend on
-    # how many there are. The memory arena stays on: without it 2,000 texts cost 40 % more memory, not less.
+    # how many there are. The memory arena stays on: a process that embedded 2,000 texts holds
+    # 290 MB with it and 480 MB without.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL

@@ -132,7 +132,8 @@ class PostgresEngine:
         deadline.check("scoring candidates")
         async with self._database.transaction("scoring candidates") as connection:
             await _bound(connection, deadline)
-            terms = (await self._scorer(connection, view, query)).by_term(seqs)
+            scorer = await self._scorer(connection, view, query)
+            terms = scorer.by_term(seqs)
             cursor = await connection.execute(ROWS, (view.corpus_id, view.index_id, seqs.tolist()))
             rows = {row[0]: row for row in await cursor.fetchall()}
         ordered = [rows[seq] for seq in seqs.tolist()]
@@ -141,6 +142,7 @@ class PostgresEngine:
             bm25=terms.sum(axis=0) if len(terms) else np.zeros(len(seqs)),
             dense=cosines(vectors, query.vector),
             terms=terms,
+            idf=scorer.idf(),
             chunk_ids=tuple(bytes(row[1]) for row in ordered),
             text_hashes=tuple(bytes(row[2]) for row in ordered),
         )

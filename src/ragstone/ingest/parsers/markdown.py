@@ -133,7 +133,9 @@ class _Walk:
         if "{" in raw or "<" in raw:
             raw = _UNSEEN.sub("", raw)
             # An autolink is content and looks like a tag; a block of nothing but real tags is none.
-            raw = _TAG.sub(lambda tag: tag.group() if "://" in tag.group() and "=" not in tag.group() else "", raw)
+            raw = _TAG.sub(
+                lambda tag: tag.group() if "://" in tag.group() and "=" not in tag.group() else "", raw
+            )
         return bool(raw.strip(" \t\n>|*+-"))
 
     def heading(self, start: int, end: int, level: int, content: str) -> None:

@@ -1,0 +1,1 @@
+"""Sources on this machine: a folder, a single file, a JSONL file."""

@@ -1,0 +1,51 @@
+"""Content-addressed objects in a folder: written beside, synced, renamed; never changed."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+
+from ragstone.core.errors import NotFound, ResourceExhausted, Unavailable
+
+
+class FolderObjects:
+    """Implements the port ObjectStore."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Store durably; the same key with the same bytes is fine."""
+        await asyncio.to_thread(self._put, key, data)
+
+    async def get(self, key: str) -> bytes:
+        """The bytes. NotFound if missing."""
+        try:
+            return await asyncio.to_thread((self._root / key).read_bytes)
+        except FileNotFoundError:
+            raise NotFound(
+                f"object {key} is missing from {self._root}",
+                doing="reading an object",
+                next_step="restore the state directory from a backup",
+            ) from None
+
+    def _put(self, key: str, data: bytes) -> None:
+        target = self._root / key
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(target)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            kind = ResourceExhausted if error.errno in {errno.ENOSPC, errno.EDQUOT} else Unavailable
+            raise kind(
+                f"cannot write {target}: {error.strerror}",
+                doing="storing an object",
+                next_step=f"free space or mend the rights of {self._root}, then run the same command again",
+            ) from None

@@ -1,0 +1,170 @@
+"""The evidence spool: records are appended to a local file before an answer goes out, and shipped later.
+
+A frame is b"RSE1", length u32, CRC-32 u32 (little endian), then the envelope as JSON. Every process appends
+to its own file, which it holds locked; a file that nobody locks belongs to a process that is gone, and
+whoever ships next takes it. A torn last frame (power cut, kill) is left out; all before it is kept. Shipping
+twice is harmless: the store ignores what it has.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import msgspec
+
+from ragstone.core.errors import ResourceExhausted, Unavailable
+from ragstone.core.evidence import EvidenceEnvelope
+
+MAGIC = b"RSE1"
+HEAD = struct.Struct("<4sII")
+BATCH = 64
+FSYNC_WITHIN_S = 0.05
+
+
+class EvidenceSink(Protocol):
+    """Where shipped records go."""
+
+    async def append(self, envelopes: list[EvidenceEnvelope]) -> None:
+        """Write records that may have been written before."""
+
+
+class Spool:
+    """One process's end of the spool. Thread-safe."""
+
+    def __init__(self, folder: Path, bytes_max: int) -> None:
+        self._folder = folder
+        self._bytes_max = bytes_max
+        self._lock = threading.Lock()
+        self._file: BinaryIO | None = None
+        self._path: Path | None = None
+        self._number = 0
+        self._dirty = False
+        self._timer: threading.Timer | None = None
+
+    def append(self, envelope: EvidenceEnvelope) -> None:
+        """Write one record; it is on the disk within 50 ms. ResourceExhausted when the spool is full."""
+        body = msgspec.json.encode(envelope)
+        frame = HEAD.pack(MAGIC, len(body), zlib.crc32(body)) + body
+        with self._lock:
+            if self._size() + len(frame) > self._bytes_max:
+                raise ResourceExhausted(
+                    f"the evidence spool {self._folder} has reached {self._bytes_max} bytes",
+                    doing="recording evidence",
+                    next_step="bring the database back (ragstone doctor); the spool then empties by itself",
+                )
+            try:
+                file = self._open()
+                file.write(frame)
+                file.flush()
+            except OSError as error:
+                raise _full(error, self._folder) from None
+            self._dirty = True
+            if self._timer is None:
+                self._timer = threading.Timer(FSYNC_WITHIN_S, self.sync)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def sync(self) -> None:
+        """Force what was written to the disk."""
+        with self._lock:
+            self._timer = None
+            if self._file is not None and self._dirty:
+                os.fsync(self._file.fileno())
+                self._dirty = False
+
+    async def ship(self, sink: EvidenceSink) -> int:
+        """Move every record that no living process is writing, and our own, into the store. Returns how many."""
+        self._rotate()
+        shipped = 0
+        for path in sorted(self._folder.glob("*.spool")) if self._folder.exists() else []:
+            shipped += await self._ship_file(path, sink)
+        return shipped
+
+    def pending(self) -> Iterator[EvidenceEnvelope]:
+        """Every readable record that has not been shipped, of any process."""
+        for path in sorted(self._folder.glob("*.spool")) if self._folder.exists() else []:
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            yield from frames(data)
+
+    def close(self) -> None:
+        """Sync and let go of the file; an empty one is removed."""
+        self._rotate()
+
+    def _rotate(self) -> None:
+        self.sync()
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if self._file is not None and self._path is not None:
+                if self._path.exists() and self._path.stat().st_size == 0:
+                    self._path.unlink()
+                self._file.close()
+            self._file = self._path = None
+
+    async def _ship_file(self, path: Path, sink: EvidenceSink) -> int:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return 0
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return 0
+            envelopes = list(frames(file.read()))
+            for at in range(0, len(envelopes), BATCH):
+                await sink.append(envelopes[at : at + BATCH])
+            path.unlink(missing_ok=True)
+        return len(envelopes)
+
+    def _open(self) -> BinaryIO:
+        if self._file is None:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._number += 1
+            self._path = self._folder / f"{os.getpid()}-{self._number}-{os.urandom(4).hex()}.spool"
+            self._file = self._path.open("ab")
+            fcntl.flock(self._file, fcntl.LOCK_SH)
+        return self._file
+
+    def _size(self) -> int:
+        total = 0
+        for path in self._folder.glob("*.spool") if self._folder.exists() else []:
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:
+                continue
+        return total
+
+
+def frames(data: bytes) -> Iterator[EvidenceEnvelope]:
+    """The whole records at the start of a spool file; stops at the first torn or damaged one."""
+    at = 0
+    decoder = msgspec.json.Decoder(EvidenceEnvelope)
+    while at + HEAD.size <= len(data):
+        magic, size, crc = HEAD.unpack_from(data, at)
+        body = data[at + HEAD.size : at + HEAD.size + size]
+        if magic != MAGIC or len(body) != size or zlib.crc32(body) != crc:
+            return
+        yield decoder.decode(body)
+        at += HEAD.size + size
+
+
+def _full(error: OSError, folder: Path) -> ResourceExhausted | Unavailable:
+    kind = ResourceExhausted if error.errno in {errno.ENOSPC, errno.EDQUOT} else Unavailable
+    return kind(
+        f"cannot write the evidence spool {folder}: {error.strerror}",
+        doing="recording evidence",
+        next_step="free space or mend the rights, then ask again",
+    )

@@ -1,0 +1,145 @@
+"""Reads of the catalog: the serving view, passages as a version places them, and exact listings.
+
+Listings come from here and never from a search: totals are exact and a document in quarantine is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from ragstone.adapters.postgres.database import Connection, Database
+from ragstone.core.deadline import Deadline
+from ragstone.core.errors import NotFound, UsageError
+from ragstone.core.ids import corpus_id
+from ragstone.core.nouns import PUBLIC, Asker, EmbeddingSpec, Passage
+from ragstone.core.ports import View
+from ragstone.adapters.postgres.runs import acl_id
+
+HEAD = """
+select c.corpus_id, c.head, c.epoch, c.access,
+       exists (select 1 from document d where d.corpus_id = c.corpus_id and d.suppressed_at is not null)
+       or exists (select 1 from document d where d.corpus_id = c.corpus_id and d.acl_id < %(public)s)
+       or exists (select 1 from document d where d.corpus_id = c.corpus_id and d.acl_id > %(public)s)
+from corpus c where c.corpus_id = %(corpus)s
+"""
+VERSION = """
+select v.v, v.index_id, v.statistics, v.published_at, i.recipe->'embedding'
+from version v join index i on i.corpus_id = v.corpus_id and i.index_id = v.index_id
+where v.corpus_id = %(corpus)s and {which} order by v.v desc limit 1
+"""
+PASSAGES = """
+select c.seq, c.chunk_id, s.name, d.key, v.title, t.body, p.span_start, p.span_end, p.heading_path, v.metadata,
+       v.object_version, v.indexed_at, p.ordinal,
+       (select count(*) from document o where o.corpus_id = d.corpus_id and o.key = d.key) > 1
+from unnest(%(seqs)s::int[]) w(seq)
+join chunk c on c.corpus_id = %(corpus)s and c.index_id = %(index)s and c.seq = w.seq
+join text t on t.corpus_id = c.corpus_id and t.text_hash = c.text_hash
+join placement p on p.corpus_id = c.corpus_id and p.index_id = c.index_id and p.seq = c.seq
+join docversion v on v.corpus_id = c.corpus_id and v.docversion_id = p.docversion_id
+join membership m on m.corpus_id = c.corpus_id and m.docversion_id = p.docversion_id
+     and m.v_from <= %(v)s and m.v_to > %(v)s
+join document d on d.corpus_id = c.corpus_id and d.document_id = v.document_id
+join source s on s.corpus_id = c.corpus_id and s.source_id = d.source_id
+where d.suppressed_at is null
+  and d.acl_id in (select acl_id from acl where corpus_id = %(corpus)s and principals && %(principals)s)
+"""
+
+
+class PostgresCatalog:
+    """Implements the port Catalog."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def view(self, tenant: str, corpus: str, as_of: str | None, asker: Asker) -> tuple[View, EmbeddingSpec]:
+        """The corpus as it serves now, or as of a version number or an ISO time."""
+        names: dict[str, Any] = {"corpus": corpus_id(tenant, corpus), "public": acl_id((PUBLIC,))}
+        async with self._database.connection("reading the serving version") as connection:
+            head = await (await connection.execute(HEAD, names)).fetchone()
+            if head is None or head[1] == 0:
+                raise NotFound(
+                    f"corpus {corpus!r} has no documents" if head else f"unknown corpus {corpus!r}",
+                    doing="reading the serving version",
+                    next_step="ingest something first: ragstone ingest FOLDER",
+                )
+            row = await _version(connection, names, int(head[1]), as_of)
+        statistics = row[2]
+        view = View(
+            corpus_id=bytes(head[0]),
+            index_id=bytes(row[1]),
+            version=int(row[0]),
+            epoch=int(head[2]),
+            restricted=bool(head[4]) or head[3] != "public",
+            asker=asker,
+            rows=int(statistics["rows"]),
+            norms=(float(statistics["norms"][0]), float(statistics["norms"][1])),
+            published_at=row[3].isoformat(),
+            fields=statistics["fields"],
+        )
+        return view, msgspec.convert(row[4], EmbeddingSpec)
+
+    async def passages(self, view: View, seqs: Sequence[int], deadline: Deadline) -> Mapping[int, Passage]:
+        """The passages of the given rows as this version places them."""
+        deadline.check("reading passages")
+        names = {
+            "corpus": view.corpus_id, "index": view.index_id, "v": view.version, "seqs": list(seqs),
+            "principals": sorted(view.asker.principals),
+        }  # fmt: skip
+        async with self._database.connection("reading passages") as connection:
+            rows = await (await connection.execute(PASSAGES, names)).fetchall()
+        return {row[0]: _passage(row) for row in rows}
+
+
+def _passage(row: Any) -> Passage:
+    return Passage(
+        seq=row[0],
+        chunk_id=bytes(row[1]),
+        source=row[2],
+        key=row[3],
+        document_id=f"{row[2]}:{row[3]}" if row[13] else row[3],
+        title=row[4],
+        text=row[5],
+        start=row[6],
+        end=row[7],
+        heading_path=tuple(row[8]),
+        metadata=row[9],
+        source_version=row[10],
+        indexed_at=row[11].isoformat(),
+        ordinal=row[12],
+    )
+
+
+async def _version(connection: Connection, names: dict[str, Any], head: int, as_of: str | None) -> Any:
+    """The version row that serves: the head, or the newest at or before what was asked."""
+    which, names["at"] = "v.v = %(at)s", head
+    if as_of is not None:
+        names["at"] = as_of_value(as_of)
+        which = "v.v = %(at)s" if isinstance(names["at"], int) else "v.published_at <= %(at)s"
+    row = await (await connection.execute(VERSION.format(which=which), names)).fetchone()
+    if row is None:
+        raise NotFound(
+            f"there is no version {as_of!r}; the newest is {head}",
+            doing="reading the version",
+            next_step="see which there are: ragstone versions list",
+        )
+    return row
+
+
+def as_of_value(as_of: str) -> int | datetime:
+    """A version number or a moment. UsageError for anything else."""
+    if as_of.isdecimal():
+        # Beyond the column's range there is no version, and the database would call it an error.
+        return min(int(as_of), 2_147_483_647)
+    try:
+        moment = datetime.fromisoformat(as_of)
+    except ValueError:
+        raise UsageError(
+            f"{as_of!r} is neither a version number nor an ISO 8601 time",
+            doing="reading --as-of",
+            next_step="write it like --as-of 3 or --as-of 2026-01-31T12:00:00Z",
+        ) from None
+    return moment if moment.tzinfo else moment.astimezone()
