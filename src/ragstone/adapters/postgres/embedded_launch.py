@@ -148,7 +148,8 @@ def _arguments(layout: Layout, options: EmbeddedOptions) -> list[str]:
 def does_not_start(layout: Layout, what: str, printed: str) -> RagstoneError:
     """Say that the server or initdb ended, with what it printed."""
     doing = "starting the embedded database"
-    if "No space left on device" in printed and "shared memory" not in printed:
+    full = [line for line in printed.splitlines() if "No space left on device" in line]
+    if any("shared memory" not in line for line in full):
         return full_disk(layout.home, doing)
     said = f"; it printed:\n{printed}\n" if printed else ""
     return Unavailable(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import struct
 import threading
 import time
 from contextlib import suppress
@@ -157,7 +156,8 @@ class Server:
                 conninfo(sockets, SUPERUSER), autocommit=True, connect_timeout=timeout_s
             ) as connection:
                 row = connection.execute(
-                    "select (select system_identifier from pg_control_system()),"
+                    # Read by its relative name: the server's absolute one is old after a rename.
+                    "select pg_read_binary_file('global/pg_control', 0, 8, true),"
                     " exists (select from pg_database where datname = %s)",
                     (DATABASE,),
                 ).fetchone()
@@ -168,18 +168,15 @@ class Server:
                     return False
                 if not has_database:
                     self._create_database(connection)
-        except psycopg.Error as error:
+        except (psycopg.Error, FileNotFoundError) as error:
             self._last_answer = str(error).strip()
             return False
         return True
 
-    def _identity(self) -> int | None:
-        try:
-            with (self.layout.data / "global" / "pg_control").open("rb") as file:
-                (identity,) = struct.unpack("=q", file.read(8))
-        except (OSError, struct.error):
-            return None
-        return int(identity)
+    def _identity(self) -> bytes:
+        """Return the database system identifier that `initdb` drew, the first bytes of this file."""
+        with (self.layout.data / "global" / "pg_control").open("rb") as file:
+            return file.read(8)
 
     def _create_database(self, connection: psycopg.Connection[Any]) -> None:
         from psycopg import errors, sql  # noqa: PLC0415

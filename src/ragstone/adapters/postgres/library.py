@@ -1,0 +1,239 @@
+"""Exact listings from the catalog: documents, versions, quarantine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ragstone.adapters.postgres.catalog import as_of_value
+from ragstone.adapters.postgres.database import Connection, Database
+from ragstone.core.errors import NotFound, UsageError
+from ragstone.core.ids import corpus_id
+from ragstone.core.nouns import Asker
+from ragstone.index.listing import ChunkLine, DocumentDetail, DocumentLine, Page, QuarantineLine, VersionLine
+
+# A document that quarantine knows and that no version holds is listed too: nothing disappears silently.
+DOCUMENTS = """
+with held as (
+  select s.name as source, s.source_id, d.key, v.title, v.object_version, v.indexed_at, v.docversion_id, q.reason
+  from membership m
+  join document d on d.corpus_id = m.corpus_id and d.document_id = m.document_id
+  join docversion v on v.corpus_id = m.corpus_id and v.docversion_id = m.docversion_id
+  join source s on s.corpus_id = m.corpus_id and s.source_id = d.source_id
+  left join quarantine q on q.corpus_id = m.corpus_id and q.source_id = d.source_id and q.key = d.key
+       and q.dismissed_at is null
+  where m.corpus_id = %(corpus)s and m.v_from <= %(v)s and m.v_to > %(v)s and d.suppressed_at is null
+    and d.acl_id in (select acl_id from acl where corpus_id = %(corpus)s and principals && %(principals)s)
+), everything as (
+  select source, key, title, case when reason is null then 'live' else 'stale' end as state, object_version,
+         indexed_at, docversion_id, coalesce(reason, '') as reason from held
+  union all
+  select s.name, q.key, '', 'quarantined', q.object_version, q.at, null, q.reason from quarantine q
+  join source s on s.corpus_id = q.corpus_id and s.source_id = q.source_id
+  where q.corpus_id = %(corpus)s and q.dismissed_at is null
+    and not exists (select 1 from held h where h.source_id = q.source_id and h.key = q.key)
+    and not exists (select 1 from document d join membership m on m.corpus_id = d.corpus_id
+                    and m.document_id = d.document_id and m.v_from <= %(v)s and m.v_to > %(v)s
+                    where d.corpus_id = q.corpus_id and d.source_id = q.source_id and d.key = q.key)
+)
+"""
+LISTED = """
+select e.source, e.key, e.title, e.state, e.object_version, e.indexed_at, e.docversion_id, e.reason,
+       (select count(*) from placement p where p.corpus_id = %(corpus)s and p.docversion_id = e.docversion_id),
+       (select count(*) from everything o where o.key = e.key) > 1
+from everything e
+"""
+CHUNKS = """
+select c.chunk_id, p.ordinal, p.span_start, p.span_end, p.heading_path, t.tokens, t.body from placement p
+join chunk c on c.corpus_id = p.corpus_id and c.index_id = p.index_id and c.seq = p.seq
+join text t on t.corpus_id = c.corpus_id and t.text_hash = c.text_hash
+where p.corpus_id = %(corpus)s and p.docversion_id = %(docversion)s order by p.ordinal
+"""
+HISTORY = """
+select m.v_from, m.v_to, v.object_version, v.indexed_at from membership m
+join docversion v on v.corpus_id = m.corpus_id and v.docversion_id = m.docversion_id
+where m.corpus_id = %(corpus)s and m.document_id = (select document_id from docversion
+      where corpus_id = %(corpus)s and docversion_id = %(docversion)s) order by m.v_from desc limit 50
+"""
+QUARANTINE = """
+select s.name, q.key, q.object_version, q.reason, q.message, q.field, q.next_step, q.at,
+       (select count(*) from source o join quarantine r on r.corpus_id = o.corpus_id and r.source_id = o.source_id
+        where o.corpus_id = q.corpus_id and r.key = q.key) > 1
+from quarantine q join source s on s.corpus_id = q.corpus_id and s.source_id = q.source_id
+where q.corpus_id = %(corpus)s and q.dismissed_at is null
+"""
+VERSIONS = """
+select v.v, v.parent, v.kind, v.published_at, v.statistics, v.merkle_root, coalesce(s.name, '') from version v
+left join run r on r.corpus_id = v.corpus_id and r.run_id = v.run_id
+left join source s on s.corpus_id = v.corpus_id and s.source_id = r.source_id
+where v.corpus_id = %(corpus)s and v.v < %(before)s order by v.v desc limit %(limit)s
+"""
+
+
+class PostgresLibrary:
+    """Implements the port Library."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def documents(
+        self, tenant: str, corpus: str, asker: Asker, as_of: str | None, after: str, limit: int
+    ) -> Page:
+        """Documents by source and key, after the cursor."""
+        async with self._database.connection("listing documents") as connection:
+            names = await _names(connection, tenant, corpus, asker, as_of)
+            names |= {"after": after, "limit": limit + 1}
+            total = await (await connection.execute(f"{DOCUMENTS} select count(*) from everything", names)).fetchone()
+            where = "where (e.key || chr(1) || e.source) collate \"C\" > %(after)s collate \"C\""
+            order = 'order by (e.key || chr(1) || e.source) collate "C" limit %(limit)s'
+            rows = await (await connection.execute(f"{DOCUMENTS} {LISTED} {where} {order}", names)).fetchall()
+        lines = [_document(row) for row in rows[:limit]]
+        cursor = f"{lines[-1].key}\x01{lines[-1].source}" if len(rows) > limit else None
+        return Page(lines, int(total[0]) if total else 0, cursor)
+
+    async def document(
+        self, tenant: str, corpus: str, asker: Asker, as_of: str | None, document: str
+    ) -> DocumentDetail:
+        """One document by its id, or `SOURCE:ID`."""
+        async with self._database.connection("reading a document") as connection:
+            names = await _names(connection, tenant, corpus, asker, as_of)
+            names["document"] = document
+            where = "where e.key = %(document)s or e.source || ':' || e.key = %(document)s"
+            rows = await (await connection.execute(f"{DOCUMENTS} {LISTED} {where}", names)).fetchall()
+            row = _only(rows, document, corpus)
+            names["docversion"] = row[6]
+            chunks = await (await connection.execute(CHUNKS, names)).fetchall()
+            history = await (await connection.execute(HISTORY, names)).fetchall()
+            found = await (
+                await connection.execute(
+                    "select metadata from docversion where corpus_id = %(corpus)s and docversion_id = %(docversion)s",
+                    names,
+                )
+            ).fetchone()
+        return DocumentDetail(
+            line=_document(row),
+            metadata=found[0] if found else {},
+            chunks=tuple(ChunkLine(bytes(c[0]).hex(), c[1], c[2], c[3], tuple(c[4]), c[5], c[6]) for c in chunks),
+            versions=tuple(
+                {"from": h[0], "until": h[1] if h[1] < 2147483647 else None, "object_version": h[2],
+                 "indexed_at": h[3].isoformat()}
+                for h in history
+            ),
+        )  # fmt: skip
+
+    async def quarantine(self, tenant: str, corpus: str, after: str, limit: int) -> Page:
+        """What is in quarantine."""
+        names = {"corpus": corpus_id(tenant, corpus), "after": after, "limit": limit + 1}
+        where = "and (q.key || chr(1) || s.name) collate \"C\" > %(after)s collate \"C\""
+        order = 'order by (q.key || chr(1) || s.name) collate "C" limit %(limit)s'
+        async with self._database.connection("listing quarantine") as connection:
+            await _known(connection, names, corpus)
+            total = await (
+                await connection.execute(
+                    "select count(*) from quarantine where corpus_id = %(corpus)s and dismissed_at is null", names
+                )
+            ).fetchone()
+            rows = await (await connection.execute(f"{QUARANTINE} {where} {order}", names)).fetchall()
+        lines = [
+            QuarantineLine(f"{r[0]}:{r[1]}" if r[8] else r[1], *r[:7], at=r[7].isoformat()) for r in rows[:limit]
+        ]
+        cursor = f"{lines[-1].key}\x01{lines[-1].source}" if len(rows) > limit else None
+        return Page(lines, int(total[0]) if total else 0, cursor)
+
+    async def versions(self, tenant: str, corpus: str, before: int, limit: int) -> Page:
+        """Versions, newest first."""
+        names = {"corpus": corpus_id(tenant, corpus), "before": before, "limit": limit + 1}
+        async with self._database.connection("listing versions") as connection:
+            head = await _known(connection, names, corpus)
+            rows = await (await connection.execute(VERSIONS, names)).fetchall()
+            total = await (
+                await connection.execute("select count(*) from version where corpus_id = %(corpus)s", names)
+            ).fetchone()
+        lines = [_version(row, head) for row in rows[:limit]]
+        return Page(lines, int(total[0]) if total else 0, str(lines[-1].version) if len(rows) > limit else None)
+
+    async def source_documents(self, tenant: str, corpus: str, source: str) -> tuple[int, str]:
+        """How many live documents a source has, and where it is; (0, "") for an unknown one."""
+        sql = """
+            select s.location, count(m.document_id) from source s
+            left join document d on d.corpus_id = s.corpus_id and d.source_id = s.source_id
+            left join membership m on m.corpus_id = d.corpus_id and m.document_id = d.document_id
+                 and m.v_to = 2147483647
+            where s.corpus_id = %s and s.name = %s group by s.location
+        """
+        async with self._database.connection("reading a source") as connection:
+            row = await (await connection.execute(sql, (corpus_id(tenant, corpus), source))).fetchone()
+        return (int(row[1]), str(row[0])) if row else (0, "")
+
+
+async def _known(connection: Connection, names: dict[str, Any], corpus: str) -> int:
+    row = await (await connection.execute("select head from corpus where corpus_id = %(corpus)s", names)).fetchone()
+    if row is None:
+        raise NotFound(
+            f"unknown corpus {corpus!r}", doing="reading the catalog", next_step="ingest something first: ragstone ingest FOLDER"
+        )
+    return int(row[0])
+
+
+async def _names(
+    connection: Connection, tenant: str, corpus: str, asker: Asker, as_of: str | None
+) -> dict[str, Any]:
+    names: dict[str, Any] = {"corpus": corpus_id(tenant, corpus), "principals": sorted(asker.principals)}
+    head = names["v"] = await _known(connection, names, corpus)
+    if as_of is not None:
+        at = as_of_value(as_of)
+        column = "v = %(at)s" if isinstance(at, int) else "published_at <= %(at)s"
+        sql = f"select max(v) from version where corpus_id = %(corpus)s and {column}"
+        row = await (await connection.execute(sql, {**names, "at": at})).fetchone()
+        if row is None or row[0] is None:
+            raise NotFound(
+                f"there is no version {as_of!r}; the newest is {head}",
+                doing="reading the version",
+                next_step="see which there are: ragstone versions list",
+            )
+        names["v"] = int(row[0])
+    return names
+
+
+def _only(rows: list[Any], document: str, corpus: str) -> Any:
+    if not rows:
+        raise NotFound(
+            f"unknown document {document!r} in corpus {corpus!r}",
+            doing="reading a document",
+            next_step="see which there are: ragstone documents list",
+        )
+    if len(rows) > 1:
+        names = ", ".join(f"{row[0]}:{row[1]}" for row in rows)
+        raise UsageError(
+            f"document {document!r} is in several sources: {names}",
+            doing="reading a document",
+            next_step="name one of them as SOURCE:ID",
+        )
+    return rows[0]
+
+
+def _document(row: Any) -> DocumentLine:
+    return DocumentLine(
+        document_id=f"{row[0]}:{row[1]}" if row[9] else row[1],
+        source=row[0],
+        key=row[1],
+        title=row[2],
+        state=row[3],
+        object_version=row[4],
+        indexed_at=row[5].isoformat(),
+        chunks=int(row[8]),
+        reason=row[7],
+    )
+
+
+def _version(row: Any, head: int) -> VersionLine:
+    return VersionLine(
+        version=row[0],
+        parent=row[1],
+        kind=row[2],
+        published_at=row[3].isoformat(),
+        documents=int(row[4]["documents"]),
+        rows=int(row[4]["rows"]),
+        merkle_root=bytes(row[5]).hex(),
+        source=row[6],
+        head=row[0] == head,
+    )

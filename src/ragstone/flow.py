@@ -1,0 +1,320 @@
+"""The story, end to end: how a source becomes a searchable version, and how a question becomes a cited answer.
+
+Read this first. Each function gathers, decides and acts through the stages in order; the parts it runs on are
+put together in `bootstrap.py` and known here by their ports alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ragstone.core.deadline import Deadline
+from ragstone.core.errors import RagstoneError, UsageError
+from ragstone.core.evidence import AnswerRecord, Evidence, EvidenceText
+from ragstone.core.filters import Filter
+from ragstone.core.nouns import PUBLIC, Asker, EmbeddingSpec, Recipe
+from ragstone.core.ports import Embedder
+from ragstone.core.progress import Progress, silent
+from ragstone.generate.ports import Answerer, Grounds, Usage
+from ragstone.index.ports import EmbeddingCache, ObjectStore, Publisher, Runs, Staging
+from ragstone.index.records import Published, QuarantineEntry, Run, RunStart
+from ragstone.index.rows import IncomingDocument, Piece
+from ragstone.index.stage import Tally, Writer, publish
+from ragstone.ingest.parse import ParseLimits
+from ragstone.ingest.plan import Plan, guard, make_plan
+from ragstone.ingest.ports import SourceReader
+from ragstone.ingest.records import Fault, Scan
+from ragstone.ingest.stage import Batch, Prepared, prepare
+from ragstone.observe.record import Made, evidence_of
+from ragstone.observe.ports import EvidenceWriter
+from ragstone.retrieve.ports import Catalog
+from ragstone.retrieve.stage import Ask, Clock, Retrieved, Retriever
+
+UNSUPPORTED = "unsupported_type"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestParts:
+    """What an ingest runs on."""
+
+    runs: Runs
+    staging: Staging
+    publisher: Publisher
+    embeddings: Callable[[bytes], EmbeddingCache]
+    objects: ObjectStore
+    embedder: Embedder
+    recipe: Recipe
+    limits: ParseLimits
+    deletes_percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class IngestRequest:
+    """One ingest of one source into one corpus."""
+
+    reader: SourceReader
+    tenant: str
+    corpus: str
+    source: str
+    kind: str
+    allow_delete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What a run did. `published` is None when the source had not changed."""
+
+    source: str
+    corpus: str
+    published: Published | None
+    scanned: int
+    unchanged: int
+    changed: int
+    deleted: int
+    kept_back: int
+    left_out: Mapping[str, int]
+    quarantined: tuple[QuarantineEntry, ...]
+    tally: Tally = field(hash=False)
+    seconds: float
+
+
+async def ingest(parts: IngestParts, request: IngestRequest, progress: Progress = silent) -> IngestReport:
+    """Make the corpus equal to the source, as one new version or not at all."""
+    began = time.monotonic()
+    scan = await request.reader.scan()
+    run = await parts.runs.begin(_start(parts, request, scan))
+    state = "failed"
+    try:
+        published_now = {key: each.object_version for key, each in (await parts.runs.documents(run)).items()}
+        plan = make_plan(scan, published_now)
+        guard(
+            plan, scan, len(published_now), request.reader.location,
+            percent=parts.deletes_percent, allowed=request.allow_delete,
+        )  # fmt: skip
+        tally, faults = await _write(parts, request, run, plan, progress)
+        entries = tuple(_entry(each) for each in faults if each.reason != UNSUPPORTED)
+        progress("publish", 0, 1)
+        published = await publish(
+            run, tally, parts.publisher, parts.objects, plan.deleted, entries, replaces_quarantine=True
+        )
+        state = "published" if published else "unchanged"
+        progress("publish", 1, 1)
+    finally:
+        await parts.runs.end(run, state)  # type: ignore[arg-type]  # one of RunState's words
+    return IngestReport(
+        source=request.source,
+        corpus=request.corpus,
+        published=published,
+        scanned=len(scan.objects),
+        unchanged=plan.unchanged,
+        changed=len(plan.changed),
+        deleted=len(plan.deleted) if published else 0,
+        kept_back=plan.kept_back,
+        left_out=_by_suffix(faults),
+        quarantined=entries,
+        tally=tally,
+        seconds=time.monotonic() - began,
+    )
+
+
+async def _write(
+    parts: IngestParts, request: IngestRequest, run: Run, plan: Plan, progress: Progress
+) -> tuple[Tally, list[Fault]]:
+    """Read, parse and chunk on one side; embed and stage on the other; a short queue between them."""
+    writer = Writer(run, parts.staging, parts.embedder, parts.embeddings(run.corpus_id))
+    live = await parts.runs.documents(run)
+    faults = list(plan.faults)
+    queue: asyncio.Queue[Batch | None] = asyncio.Queue(maxsize=2)
+    total = len(plan.changed)
+
+    async def produce() -> None:
+        async for batch in prepare(
+            request.reader, plan.changed, parts.recipe.chunking, parts.embedder.count_tokens, parts.limits
+        ):
+            await queue.put(batch)
+        await queue.put(None)
+
+    async def consume() -> None:
+        done = 0
+        progress("embed and write", 0, total)
+        while (batch := await queue.get()) is not None:
+            faults.extend(batch.faults)
+            incoming = [_incoming(request.source, each) for each in batch.prepared]
+            bases = [live[each.key].docversion_id for each in incoming if each.key in live]
+            await writer.add(incoming, bases)
+            done += len(batch.prepared) + len(batch.faults)
+            progress("embed and write", done, total)
+        await writer.finish()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(produce())
+            group.create_task(consume())
+    except ExceptionGroup as failed:
+        await writer.abandon()
+        raise _first(failed) from None
+    return writer.tally, faults
+
+
+def _first(failed: BaseExceptionGroup[Any]) -> BaseException:
+    """The error to show of several that came at once: one of ours before a fault in the program."""
+    ours = failed.subgroup(RagstoneError)
+    group = ours or failed
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _start(parts: IngestParts, request: IngestRequest, scan: Scan) -> RunStart:
+    return RunStart(
+        tenant=request.tenant,
+        corpus=request.corpus,
+        source=request.source,
+        location=request.reader.location,
+        kind=request.kind,
+        recipe=parts.recipe,
+        source_order=scan.source_order,
+    )
+
+
+def _incoming(source: str, prepared: Prepared) -> IncomingDocument:
+    listed, document = prepared.listed, prepared.document
+    # Where a document comes from can be filtered by, whatever the document says of itself.
+    metadata = {**document.metadata, **listed.metadata, "source": source, "path": listed.key}
+    pieces = tuple(Piece(c.text, c.start, c.end, c.heading_path, c.tokens) for c in prepared.chunks)
+    return IncomingDocument(
+        key=listed.key,
+        object_version=listed.object_version,
+        source_order=listed.source_order,
+        title=document.title or "",
+        metadata=metadata,
+        acl=listed.acl if listed.acl is not None else (PUBLIC,),
+        pieces=pieces,
+    )
+
+
+def _entry(fault: Fault) -> QuarantineEntry:
+    return QuarantineEntry(
+        fault.key, fault.object_version, fault.reason, fault.message, fault.field, fault.next_step
+    )
+
+
+def _by_suffix(faults: list[Fault]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for fault in faults:
+        if fault.reason == UNSUPPORTED:
+            name = fault.key.rpartition("/")[2]
+            suffix = f".{name.rpartition('.')[2]}" if "." in name else "no suffix"
+            counts[suffix] = counts.get(suffix, 0) + 1
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerParts:
+    """What questions are answered with. `retriever` depends on the embedder that made the index."""
+
+    catalog: Catalog
+    retriever: Callable[[EmbeddingSpec], Awaitable[Retriever]]
+    answerer: Callable[[EmbeddingSpec], Awaitable[Answerer]]
+    evidence: EvidenceWriter
+    made_by: Mapping[str, str]
+    question_chars_max: int
+    passages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of one asker to one corpus."""
+
+    text: str
+    tenant: str
+    corpus: str
+    asker: Asker
+    filters: Filter | None
+    as_of: str | None
+    deadline: Deadline
+    limit: int = 10
+    offset: int = 0
+    trace_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The record that was made, and the words that belong to it."""
+
+    record: Evidence
+    words: EvidenceText
+    has_more: bool
+
+
+async def search(parts: AnswerParts, question: Question) -> Outcome:
+    """The passages for a question, with reasons, and the record of how they were found."""
+    return await _decide(parts, question, "search")
+
+
+async def ask(parts: AnswerParts, question: Question) -> Outcome:
+    """A cited answer or an abstention, and the record of how it was made."""
+    return await _decide(parts, question, "ask")
+
+
+async def _decide(parts: AnswerParts, question: Question, kind: str) -> Outcome:
+    """View, retrieve, answer, record: in this order, under one deadline, with one clock."""
+    check_question(question.text, parts.question_chars_max)
+    clock = Clock()
+    with clock.stage("total"):
+        with clock.stage("view"):
+            view, embedding = await parts.catalog.view(
+                question.tenant, question.corpus, question.as_of, question.asker
+            )
+        with clock.stage("load"):
+            retriever = await parts.retriever(embedding)
+        limit = question.limit if kind == "search" else parts.passages
+        found = await retriever.retrieve(
+            view, Ask(question.text, question.filters, limit, question.offset, question.deadline), clock
+        )
+        answer, usage, settings = None, Usage({}, 0), {}
+        if kind == "ask":
+            with clock.stage("answer"):
+                answerer = await parts.answerer(embedding)
+                answer, usage = await answerer.answer(_grounds(question.text, found), question.deadline)
+                settings = answerer.settings
+    made = Made(kind, question.tenant, question.corpus, question.trace_id, parts.made_by, settings)
+    record, words, ledger = evidence_of(
+        made, view, embedding, retriever.profile, question.text, found, answer, usage, clock.ms
+    )
+    await parts.evidence.write(record, words, ledger)
+    return Outcome(record, words, found.has_more)
+
+
+def check_question(text: str, chars_max: int) -> None:
+    """UsageError for a question that is empty or too long."""
+    if not text.strip():
+        raise UsageError("the question is empty", doing="reading the question", next_step='ask something: ragstone ask "…"')
+    if len(text) > chars_max:
+        raise UsageError(
+            f"the question has {len(text)} characters, at most {chars_max} are allowed",
+            doing="reading the question",
+            next_step="shorten it, or raise limits.question_chars in ragstone.toml",
+        )
+
+
+def _grounds(text: str, found: Retrieved) -> Grounds:
+    columns = found.record.candidates
+    places = [hit.candidate for hit in found.record.hits]
+    return Grounds(
+        question=text,
+        query=found.query,
+        terms=tuple((term, count, idf) for term, count, idf in found.record.terms),
+        passages=found.passages,
+        scores=tuple(columns.score[at] for at in places),
+        cosines=tuple(columns.dense[at] for at in places),
+        bm25=tuple(columns.bm25[at] for at in places),
+    )
+
+
+def answer_text(answer: AnswerRecord) -> str:
+    """The answer as one text."""
+    return " ".join(sentence.text for sentence in answer.sentences)

@@ -1,0 +1,1 @@
+"""Records to evidence, ledger lines, and pages for people."""
