@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from contract_stacks import Stack
 
+from ragstone.adapters.memory.store import MemoryStore
+from ragstone.adapters.memory.stores import MemoryObjects
 from ragstone.adapters.postgres.catalog import PostgresCatalog
 from ragstone.adapters.postgres.database import Database
 from ragstone.adapters.postgres.embedding_cache import PostgresEmbeddingCache
@@ -15,27 +18,11 @@ from ragstone.adapters.postgres.engine import PostgresEngine
 from ragstone.adapters.postgres.evidence_store import PostgresEvidence
 from ragstone.adapters.postgres.publish import PostgresPublisher
 from ragstone.adapters.postgres.runs import PostgresRuns
-from ragstone.core.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ragstone.index.records import Run
-
-
-class Objects:
-    """An object store in a dict."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, bytes] = {}
-
-    async def put(self, key: str, data: bytes) -> None:
-        self.held[key] = data
-
-    async def get(self, key: str) -> bytes:
-        if key not in self.held:
-            raise NotFound(f"no object {key!r}")
-        return self.held[key]
 
 
 def postgres_stack(database: Database) -> Stack:
@@ -64,6 +51,9 @@ def postgres_stack(database: Database) -> Stack:
     async def statistics(corpus: bytes, version: int) -> dict[str, Any]:
         return (await sql("select statistics from version where corpus_id = %s and v = %s", corpus, version))[0][0]
 
+    async def segments(corpus: bytes) -> int:
+        return (await sql("select count(*) from segment where corpus_id = %s", corpus))[0][0]
+
     async def set_secret(corpus: bytes, secret: bytes) -> None:
         await sql("update corpus set secret = %s where corpus_id = %s", secret, corpus)
 
@@ -71,7 +61,7 @@ def postgres_stack(database: Database) -> Stack:
         name="postgres",
         runs=runs,
         publisher=PostgresPublisher(database),
-        objects=Objects(),
+        objects=MemoryObjects(),
         engine=PostgresEngine(database),
         catalog=PostgresCatalog(database),
         evidence=PostgresEvidence(database),
@@ -82,6 +72,49 @@ def postgres_stack(database: Database) -> Stack:
         rows=rows,
         statistics=statistics,
         set_secret=set_secret,
+        segments=segments,
+    )
+
+
+def memory_stack(store: MemoryStore) -> Stack:
+    async def kill(run: Run) -> None:
+        store.runs.abandon(run)
+
+    async def suppress(corpus: bytes, document: bytes) -> None:
+        store.state.corpus(corpus).suppress(document)
+
+    async def quarantine(corpus: bytes) -> list[tuple[Any, ...]]:
+        held = store.state.corpus(corpus).quarantine.values()
+        return sorted((entry.key, entry.object_version, entry.reason) for entry in held)
+
+    async def rows(corpus: bytes) -> int:
+        return sum(len(index.rows) for index in store.state.corpus(corpus).indexes.values())
+
+    async def statistics(corpus: bytes, version: int) -> dict[str, Any]:
+        return msgspec.to_builtins(store.state.corpus(corpus).versions[version - 1].sealed.statistics)
+
+    async def set_secret(corpus: bytes, secret: bytes) -> None:
+        store.state.corpus(corpus).secret = secret
+
+    async def segments(corpus: bytes) -> int:
+        return sum(len(index.segments) for index in store.state.corpus(corpus).indexes.values())
+
+    return Stack(
+        name="memory",
+        runs=store.runs,
+        publisher=store.publisher,
+        objects=store.objects,
+        engine=store.engine,
+        catalog=store.catalog,
+        evidence=store.evidence,
+        cache=store.cache,
+        kill=kill,
+        suppress=suppress,
+        quarantine=quarantine,
+        rows=rows,
+        statistics=statistics,
+        set_secret=set_secret,
+        segments=segments,
     )
 
 
@@ -96,3 +129,14 @@ async def database(dsn: str) -> AsyncIterator[Database]:
 @pytest.fixture(scope="session")
 def postgres(database: Database) -> Stack:
     return postgres_stack(database)
+
+
+@pytest.fixture(scope="session")
+def memory() -> Stack:
+    return memory_stack(MemoryStore())
+
+
+@pytest.fixture(scope="session", params=["memory", "postgres"])
+def stack(request: pytest.FixtureRequest) -> Stack:
+    """One backend; the suite runs once on each."""
+    return request.getfixturevalue(request.param)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +12,10 @@ import numpy as np
 
 from ragstone.adapters.localmodels.hashing import HashEmbedder
 from ragstone.core.deadline import Deadline
+from ragstone.core.filters import parse_filter
 from ragstone.core.ids import corpus_id, document_id, source_id
 from ragstone.core.nouns import Asker, ChunkingSpec, LexicalSpec, Recipe
-from ragstone.core.ports import Query, View
+from ragstone.core.ports import LegHits, LegName, Query, View
 from ragstone.core.tokens import query_terms
 from ragstone.index.records import Published, QuarantineEntry, Run, RunStart
 from ragstone.index.rows import IncomingDocument, Piece
@@ -23,6 +23,7 @@ from ragstone.index.stage import Writer, publish
 
 TENANT = "tenant"
 EMBEDDER = HashEmbedder(64)
+LEGS: tuple[LegName, LegName] = ("bm25", "dense")
 WORDS = [
     f"{head}{tail}"
     for head in ("stone", "river", "lamp", "oak", "iron", "salt", "wool", "bell", "moss", "kiln")
@@ -51,10 +52,11 @@ class Stack:
     # A process dies: its locks go, its rows stay.
     kill: Callable[[Run], Awaitable[None]]
     suppress: Callable[[bytes, bytes], Awaitable[None]]
-    # What the catalog holds: (document, docversion, v_from, v_to), rows, quarantine, statistics.
+    # What the store holds: (key, object version, reason) in quarantine, engine rows, a version's statistics.
     quarantine: Callable[[bytes], Awaitable[list[tuple[Any, ...]]]]
     rows: Callable[[bytes], Awaitable[int]]
     statistics: Callable[[bytes, int], Awaitable[dict[str, Any]]]
+    segments: Callable[[bytes], Awaitable[int]]
     set_secret: Callable[[bytes, bytes], Awaitable[None]]
 
     async def view(self, corpus: str, as_of: str | None = None, asker: str | None = None) -> View:
@@ -103,8 +105,35 @@ async def ask(question: str) -> Query:
     return Query(query_terms(question), vector.astype(np.float16).astype(np.float32))
 
 
+async def legs(stack: Stack, view: View, query: Query, depth: int = 20, filters: Any = None) -> list[LegHits]:
+    tree = parse_filter(filters)
+    return [await stack.engine.search(view, leg, query, tree, depth, soon()) for leg in LEGS]
+
+
+async def found(stack: Stack, view: View, question: str, filters: Any = None) -> set[str]:
+    """The keys of the documents that either leg finds."""
+    both = await legs(stack, view, await ask(question), 1000, filters)
+    return await keys(stack, view, np.concatenate([hits.seqs for hits in both]))
+
+
+async def keys(stack: Stack, view: View, seqs: Any) -> set[str]:
+    passages = await stack.catalog.passages(view, seqs.tolist(), soon())
+    assert len(passages) == len(set(seqs.tolist()))
+    return {passage.key for passage in passages.values()}
+
+
 def soon() -> Deadline:
     return Deadline.after(30)
+
+
+class Unmaintained:
+    """A publisher that leaves maintenance out, as it may."""
+
+    def __init__(self, publisher: Any) -> None:
+        self.publishing = publisher.publishing
+
+    async def maintain(self, corpus_id: bytes, index_id: bytes) -> None:
+        pass
 
 
 @dataclass
@@ -119,6 +148,7 @@ class Ingest:
     order: str = "1"
     name: str = ""
     replaces_quarantine: bool = True
+    maintain: bool = True
     tally: Any = field(default=None, compare=False)
 
     async def into(self, stack: Stack) -> Published | None:
@@ -128,8 +158,9 @@ class Ingest:
         try:
             writer = await staged(stack, run, self.documents)
             self.tally = writer.tally
+            publisher = stack.publisher if self.maintain else Unmaintained(stack.publisher)
             published = await publish(
-                run, writer.tally, stack.publisher, stack.objects, self.deleted, self.quarantine,
+                run, writer.tally, publisher, stack.objects, self.deleted, self.quarantine,
                 replaces_quarantine=self.replaces_quarantine,
             )  # fmt: skip
         finally:
@@ -158,7 +189,3 @@ def document_ident(corpus: str, key: str, source: str = "docs") -> bytes:
 
 def fresh(prefix: str = "corpus") -> str:
     return f"{prefix}-{uuid.uuid4().hex[:12]}"
-
-
-def counted(texts: Sequence[str]) -> Counter[str]:
-    return Counter(texts)

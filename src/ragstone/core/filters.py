@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -31,9 +31,21 @@ SYMBOLS = {
     ">": "greaterThan", ">=": "greaterThanOrEquals", "<": "lessThan", "<=": "lessThanOrEquals",
 }  # fmt: skip
 
+# In this order: a boolean is an int in Python.
+JSON_TYPES: tuple[tuple[str, tuple[type, ...]], ...] = (
+    ("boolean", (bool,)),
+    ("number", (int, float)),
+    ("string", (str,)),
+    ("array", (list, tuple)),
+    ("object", (Mapping,)),
+)
+
 DEPTH_MAX = 8
 NODES_MAX = 100
 TEXT_CHARS_MAX = 8_000
+DIGITS_MAX = 300
+NUMBER_MAX = 1.7976931348623157e308
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 DOING = "reading the filter"
 NEXT = 'write it like: year >= 2020 and lang = "en"   or as JSON: {"equals":{"key":"lang","value":"en"}}'
 
@@ -71,7 +83,7 @@ def parse_filter(text: str | Mapping[str, Any] | None) -> Filter | None:
     if text.lstrip().startswith("{"):
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _wrong(f"the filter is not valid JSON: {error}") from None
         return _checked(_from_json(value, 0))
     return _checked(_TextParser(text).parse())
@@ -128,11 +140,10 @@ def to_json(tree: Filter) -> dict[str, Any]:
 
 def json_type(value: Any) -> str:
     """The JSON type name of a metadata value."""
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "number"
-    return "array" if isinstance(value, list | tuple) else "string"
+    for name, kinds in JSON_TYPES:
+        if isinstance(value, kinds):
+            return name
+    return "null"
 
 
 def _types_wanted(one: Comparison) -> set[str]:
@@ -209,6 +220,7 @@ def _from_json(value: Any, depth: int) -> Filter:
 
 def make_comparison(operator: str, key: str, value: Any) -> Comparison:
     """A comparison whose value fits its operator, or UsageError."""
+    _refuse_unstorable(key, (key, *value) if isinstance(value, list | tuple) else (key, value))
     if operator in LIST_OPERATORS:
         if not isinstance(value, list | tuple) or not value or not all(_is_scalar(each) for each in value):
             raise _wrong(f"{operator} on {key!r} takes a list of values")
@@ -223,9 +235,16 @@ def make_comparison(operator: str, key: str, value: Any) -> Comparison:
 
 
 def _is_scalar(value: Any) -> bool:
-    if isinstance(value, float) and value != value:  # noqa: PLR0124 - NaN compares with nothing
-        return False
     return isinstance(value, str | int | float | bool)
+
+
+def _refuse_unstorable(key: str, values: Iterable[Any]) -> None:
+    """UsageError for what no engine can hold: then it could not compare with it either."""
+    for value in values:
+        if isinstance(value, str) and UNSTORABLE.search(value):
+            raise _wrong(f"the filter on {key!r} has a character that no text can hold: {value!r}")
+        if isinstance(value, int | float) and not -NUMBER_MAX <= value <= NUMBER_MAX:
+            raise _wrong(f"the filter on {key!r} has a number beyond {NUMBER_MAX:g}")
 
 
 TOKEN = re.compile(
@@ -318,7 +337,8 @@ class _TextParser:
         if kind == "string":
             return self._unquote(text)
         if kind == "number":
-            return float(text) if any(mark in text for mark in ".eE") else int(text)
+            whole = not any(mark in text for mark in ".eE") and len(text) <= DIGITS_MAX
+            return int(text) if whole else float(text)
         if kind == "word" and text.lower() in {"true", "false"}:
             return text.lower() == "true"
         raise _wrong(f"{text!r} is not a value: put strings in quotes, like \"{text}\"")

@@ -28,8 +28,8 @@ _SEPARATOR = re.compile(r"\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]
 # Markup that says nothing: blanked out, in equal length, before lines are judged.
 _MARKUP = re.compile(
     r"<!--.*?(?:-->|\Z)"
-    r"|\{%[^%]{0,500}%\}"
-    r"|\{:[^}\n]{0,300}\}"
+    r"|\{%[^{}]*%\}"
+    r"|\{:[^{}\n]*\}"
     r"|</?[a-zA-Z][a-zA-Z0-9-]{0,20}(?:\s[^<>]{0,500})?/?>",
     re.DOTALL,
 )
@@ -58,7 +58,7 @@ def _words(text: str) -> frozenset[str]:
 
 # Never the last word of a sentence.
 _TITLES = _words(
-    "mr mrs ms dr prof sr st rev hon gen col maj capt lt sgt sen rep gov pres "
+    "mr mrs ms dr prof sr st ste rev hon gen col maj capt lt sgt sen rep gov pres "
     "vs e.g eg i.e ie cf viz ca approx fig figs eq eqs sec ch vol nos pp ed eds trans "
     "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri",
 )
@@ -277,7 +277,7 @@ def sentences(text: str) -> tuple[Span, ...]:
 
 _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = (
     (
-        re.compile(r"<!--.*?(?:-->|\Z)|\{%[^%]{0,500}%\}|\{\{[^}]{0,300}\}\}|\{:[^}\n]{0,300}\}", re.DOTALL),
+        re.compile(r"<!--.*?(?:-->|\Z)|\{%[^{}]*%\}|\{\{[^{}]*\}\}|\{:[^{}\n]*\}", re.DOTALL),
         " ",
     ),
     (re.compile(r"^(?:[ \t]*>)+[ \t]?", re.MULTILINE), ""),

@@ -110,6 +110,14 @@ class Scorer:
         return table
 
 
+def summed(table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The score of each row of `by_term`, in the order of addition that `totals` has: equal to the last bit."""
+    total = np.zeros(table.shape[1])
+    for part in table:
+        total += part
+    return total
+
+
 def _alive(piece: Postings, live: Mask) -> Postings:
     # Seqs ascend: rows of runs that are still writing lie beyond the mask.
     if len(piece.seqs) and piece.seqs[-1] >= len(live):

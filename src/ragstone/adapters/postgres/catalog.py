@@ -34,7 +34,10 @@ where v.corpus_id = %(corpus)s and {which} order by v.v desc limit 1
 PASSAGES = """
 select c.seq, c.chunk_id, s.name, d.key, v.title, t.body, p.span_start, p.span_end, p.heading_path, v.metadata,
        v.object_version, v.indexed_at, p.ordinal,
-       (select count(*) from document o where o.corpus_id = d.corpus_id and o.key = d.key) > 1
+       (select count(*) from document o
+        join membership n on n.corpus_id = o.corpus_id and n.document_id = o.document_id
+             and n.v_from <= %(v)s and n.v_to > %(v)s
+        where o.corpus_id = d.corpus_id and o.key = d.key) > 1
 from unnest(%(seqs)s::int[]) w(seq)
 join chunk c on c.corpus_id = %(corpus)s and c.index_id = %(index)s and c.seq = w.seq
 join text t on t.corpus_id = c.corpus_id and t.text_hash = c.text_hash
@@ -133,7 +136,8 @@ def as_of_value(as_of: str) -> int | datetime:
     """A version number or a moment. UsageError for anything else."""
     if as_of.isdecimal():
         # Beyond the column's range there is no version, and the database would call it an error.
-        return min(int(as_of), 2_147_483_647)
+        digits = as_of.lstrip("0") or "0"
+        return min(int(digits[:11]), 2_147_483_647)
     try:
         moment = datetime.fromisoformat(as_of)
     except ValueError:

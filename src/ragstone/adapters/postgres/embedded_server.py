@@ -109,7 +109,7 @@ class Server:
             gone = gone or self._ended(lock, signal.SIGQUIT, IMMEDIATE_STOP_S)
         finally:
             lock.close()
-        if gone:
+        if gone and (running or self._process):
             with suppress(OSError):
                 sockets.rmdir()
 

@@ -19,7 +19,7 @@ from ragstone.core.deadline import Deadline
 from ragstone.core.filters import Filter
 from ragstone.core.nouns import LexicalSpec
 from ragstone.core.ports import LegHits, LegName, Query, RowScores, Scores, Seqs, Vector, View
-from ragstone.index.bm25 import Scorer, Statistics, best, top
+from ragstone.index.bm25 import Scorer, Statistics, best, summed, top
 from ragstone.index.vectors import cosines
 
 # More than asked for, as PostgreSQL and NumPy may order near-equal distances differently.
@@ -128,23 +128,25 @@ class PostgresEngine:
         return LegHits(seqs, scores, path, selection.count, min(depth, selection.count) - len(seqs))
 
     async def score(self, view: View, query: Query, seqs: Seqs, deadline: Deadline) -> RowScores:
-        """Exact scores of the given rows in both legs."""
+        """Exact scores of the given rows in both legs; a row that may not be seen has none, nor an id."""
         deadline.check("scoring candidates")
         async with self._database.transaction("scoring candidates") as connection:
             await _bound(connection, deadline)
+            seen = (await self._store.selection(connection, view, None)).holds(seqs)
             scorer = await self._scorer(connection, view, query)
-            terms = scorer.by_term(seqs)
-            cursor = await connection.execute(ROWS, (view.corpus_id, view.index_id, seqs.tolist()))
+            cursor = await connection.execute(ROWS, (view.corpus_id, view.index_id, seqs[seen].tolist()))
             rows = {row[0]: row for row in await cursor.fetchall()}
-        ordered = [rows[seq] for seq in seqs.tolist()]
-        vectors = _vectors([row[3] for row in ordered], len(query.vector))
+        ordered = [rows.get(seq) for seq in seqs.tolist()]
+        terms, dense = np.zeros((len(query.terms), len(seqs))), np.zeros(len(seqs))
+        terms[:, seen] = scorer.by_term(seqs[seen])
+        dense[seen] = cosines(_vectors([row[3] for row in ordered if row], len(query.vector)), query.vector)
         return RowScores(
-            bm25=terms.sum(axis=0) if len(terms) else np.zeros(len(seqs)),
-            dense=cosines(vectors, query.vector),
+            bm25=summed(terms),
+            dense=dense,
             terms=terms,
             idf=scorer.idf(),
-            chunk_ids=tuple(bytes(row[1]) for row in ordered),
-            text_hashes=tuple(bytes(row[2]) for row in ordered),
+            chunk_ids=tuple(bytes(row[1]) if row else b"" for row in ordered),
+            text_hashes=tuple(bytes(row[2]) if row else b"" for row in ordered),
         )
 
     async def _index(self, connection: Connection, view: View) -> tuple[LexicalSpec, int, bool]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ragstone.adapters.postgres.database import Connection, fetch_one
 from ragstone.adapters.postgres.filter_sql import condition
+from ragstone.core.errors import Unavailable
 from ragstone.core.filters import Filter, to_json
 from ragstone.core.ports import View
 from ragstone.index.bm25 import Mask, TermPostings
@@ -57,6 +58,13 @@ class Selection:
     def seqs(self) -> npt.NDArray[np.int64]:
         """The selected seqs, ascending."""
         return np.flatnonzero(self.mask)
+
+    def holds(self, seqs: npt.NDArray[np.int64]) -> Mask:
+        """Which of the given seqs are selected."""
+        inside = (seqs >= 0) & (seqs < len(self.mask))
+        held = np.zeros(len(seqs), dtype=np.bool_)
+        held[inside] = self.mask[seqs[inside]]
+        return held
 
 
 class PostingsStore:
@@ -111,6 +119,13 @@ class PostingsStore:
             if now == segments:
                 break
             segments = self._segments[place] = now
+        else:
+            # Never a score from half of the postings.
+            raise Unavailable(
+                "the postings are being merged faster than they can be read",
+                doing="reading postings",
+                next_step="ask again",
+            )
         return tuple(
             TermPostings(term, count, tuple(piece for piece in found[term] if len(piece.seqs)))
             for term, count in terms

@@ -31,6 +31,7 @@ _BLOCKS = frozenset(
 )
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _LISTS = frozenset({"ul", "ol", "menu", "dl"})
+_LAYOUT = "h1, h2, h3, h4, h5, h6, pre, blockquote, form"
 _HIDDEN_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
 _SPACE = re.compile(r"[ \t\n\f\u00a0]+")
 
@@ -163,7 +164,8 @@ class _Writer:
     def open_table(self, tag: str, node: LexborNode) -> None:
         """A table with block content in its cells is layout: its cells are read like any other element."""
         if tag == "table":
-            layout = node.css_first("table, h1, h2, h3, h4, h5, h6, pre, blockquote, form") is not None
+            # A node's own selection holds the node itself.
+            layout = len(node.css("table")) > 1 or node.css_first(_LAYOUT) is not None
             self.tables.append(not layout)
             self.rows_done = 0
         elif tag == "tr" and self.tables and self.tables[-1]:
@@ -249,9 +251,11 @@ class _Writer:
         self.inline.clear()
         if self.pre:
             body = raw.strip("\n").rstrip()
-            fenced = f"```\n{body}\n```" if body else ""
+            fence = "`" * max([3, *(len(run.group()) + 1 for run in re.finditer("`{3,}", body))])
+            fenced = f"{fence}\n{body}\n{fence}" if body else ""
         else:
-            body = "\n".join(_SPACE.sub(" ", line).strip() for line in raw.split("\v")).strip("\n")
+            # Two spaces before the newline: Markdown's own sign for a break that was meant.
+            body = "  \n".join(_SPACE.sub(" ", line).strip() for line in raw.split("\v")).strip()
             fenced = ""
         if not body:
             return
@@ -260,7 +264,7 @@ class _Writer:
         elif self.pre:
             self.write(fenced, "code", _lines(fenced))
         elif self.heading:
-            self.write_heading(body.replace("\n", " "))
+            self.write_heading(" ".join(body.split()))
         else:
             self.write(body, "quote" if self.quote else "paragraph", sentences(body))
 

@@ -13,7 +13,7 @@ from datetime import date
 from functools import lru_cache
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -30,13 +30,14 @@ _CONTAINERS: Mapping[str, BlockKind] = {
     "table_open": "table",
     "blockquote_open": "quote",
 }
+# Every alternative either cannot fail or stops at the next brace or line: text full of openers stays linear.
 # What a reader never sees: comments, Liquid, kramdown attributes and its table of contents, scripts, styles.
 _UNSEEN = re.compile(
     r"<!--.*?(?:-->|\Z)"
-    r"|\{%-?\s*comment\s*-?%\}.*?\{%-?\s*endcomment\s*-?%\}"
-    r"|\{%.*?%\}|\{\{.*?\}\}"
-    r"|^[ \t]*(?:[-*+]|\d+\.)[ \t]+.*\n[ \t]*\{:[ \t]*toc\b[^}\n]*\}"
-    r"|\{:[^}\n]*\}"
+    r"|\{%-?\s*comment\s*-?%\}.*?(?:\{%-?\s*endcomment\s*-?%\}|\Z)"
+    r"|\{%[^{}]*%\}|\{\{[^{}]*\}\}"
+    r"|^[ \t]*(?:[-*+]|\d{1,9}\.)[ \t]+[^\n]*\n[ \t]*\{:[ \t]*toc\b[^{}\n]*\}"
+    r"|\{:[^{}\n]*\}"
     r"|<(?P<raw>script|style|template|noscript)\b.*?(?:</(?P=raw)\s*>|\Z)",
     re.DOTALL | re.MULTILINE | re.IGNORECASE,
 )
@@ -48,6 +49,8 @@ def parse_markdown(text: str, place: str, depth_max: int) -> ParsedDocument:
     """The blocks of `text`; raises DocumentRejected with `too_deep` or `invalid_front_matter`."""
     metadata, body_at = _front_matter(text, place)
     body = text[body_at:]
+    if _markers(depth_max).search(body):
+        raise _too_deep(place, depth_max)
     try:
         tokens = _parser(depth_max).parse(body)
     except RecursionError:
@@ -65,6 +68,13 @@ def _parser(depth_max: int) -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"maxNesting": depth_max}).enable(["table", "strikethrough"])
     parser.core.ruler.disable(["inline", "text_join"])
     return parser
+
+
+@lru_cache(maxsize=4)
+def _markers(depth_max: int) -> re.Pattern[str]:
+    """A line that opens too many quotes and items by itself: markdown-it would read all of it at every level."""
+    opener = r"(?:>[ \t]*|(?:[-*+]|\d{1,9}[.)])[ \t]+)"
+    return re.compile(rf"^[ \t]*(?![-*_ \t]+$){opener}{{{depth_max + 1}}}", re.MULTILINE)
 
 
 def _too_deep(place: str, depth_max: int) -> DocumentRejected:
@@ -186,7 +196,7 @@ def _line_spans(text: str, start: int, end: int) -> tuple[tuple[int, int], ...]:
     return tuple(spans)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML with YAML 1.2's scalars: no octal, no sexagesimal, no `yes` and `no`."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own class attribute, filled below

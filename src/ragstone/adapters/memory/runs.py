@@ -1,0 +1,127 @@
+"""Runs in memory: one at a time for a source, and what they stage before anybody sees it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from ragstone.adapters.memory.columns import Index
+from ragstone.adapters.memory.state import Corpus, Docversion, RunLine, Source, State, now, seqs_of
+from ragstone.core.errors import Busy, UsageError
+from ragstone.core.ids import corpus_id, make_id, source_id
+from ragstone.index.records import LiveDocument, Run, RunStart, RunState, StagedBatch
+
+
+class MemoryRuns:
+    """Implements the ports Runs and Staging."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def begin(self, start: RunStart) -> Run:
+        """Hold the source, make sure corpus, source and index exist, sweep what dead runs left."""
+        ident = corpus_id(start.tenant, start.corpus)
+        source = source_id(ident, start.source)
+        if source in self._state.held:
+            raise Busy(
+                f"source {start.source!r} of corpus {start.corpus!r} is being ingested by another run",
+                doing="opening a run",
+                next_step="wait for it to end, then run the same command again",
+            )
+        corpus = self._state.corpus_or_new(ident)
+        index_id = start.recipe.index_id
+        _agree(corpus, source, start)
+        corpus.sources.setdefault(source, Source(start.source, start.location))
+        corpus.indexes.setdefault(index_id, Index(start.recipe))
+        for run_id, line in corpus.runs.items():
+            if line.source_id == source and line.state == "running":
+                _sweep(corpus, run_id, "dead")
+        run_id = make_id("run", ident, source, start.source_order, os.urandom(16))
+        corpus.runs[run_id] = RunLine(source, index_id)
+        self._state.held[source] = run_id
+        return Run(
+            run_id, ident, source, index_id, corpus.head, corpus.secret, start.recipe, start.source_order, start.source
+        )
+
+    async def documents(self, run: Run) -> Mapping[str, LiveDocument]:
+        """The live documents of the run's source, by key."""
+        corpus = self._state.corpus(run.corpus_id)
+        found = {}
+        for document in corpus.documents.values():
+            member = document.head
+            if document.source_id == run.source_id and member is not None:
+                staged = corpus.docversions[member.docversion_id].staged
+                found[document.key] = LiveDocument(
+                    staged.document_id, staged.docversion_id, document.key, staged.object_version, staged.source_order
+                )
+        return found
+
+    async def end(self, run: Run, state: RunState) -> None:
+        """Release the source; rows of a run that did not publish are swept."""
+        if state != "published":
+            _sweep(self._state.corpus(run.corpus_id), run.run_id, state)
+        self.abandon(run)
+
+    def abandon(self, run: Run) -> None:
+        """What the death of a run's process does: the source is free, the rows stay until the next run."""
+        if self._state.held.get(run.source_id) == run.run_id:
+            del self._state.held[run.source_id]
+
+    async def reusable(self, run: Run, docversions: Sequence[bytes]) -> Mapping[bytes, int]:
+        """row id -> seq of the rows of the given live document versions."""
+        corpus = self._state.corpus(run.corpus_id)
+        rows = corpus.indexes[run.index_id].rows
+        known = (corpus.docversions[each] for each in docversions if each in corpus.docversions)
+        return {rows[seq].row_id: seq for one in known for seq in one.seqs.tolist()}
+
+    async def lease(self, run: Run, count: int) -> range:
+        """`count` consecutive seqs that no other run gets."""
+        index = self._index(run)
+        index.next_seq += count
+        return range(index.next_seq - count, index.next_seq)
+
+    async def stage(self, run: Run, batch: StagedBatch) -> None:
+        """Keep documents and rows."""
+        corpus, index = self._state.corpus(run.corpus_id), self._index(run)
+        index.add(batch.rows, run.run_id)
+        for row in batch.rows:
+            corpus.texts.setdefault(row.text_hash, row.text)
+        for staged in batch.documents:
+            corpus.document(staged, run.source_id)
+            corpus.docversions[staged.docversion_id] = Docversion(staged, run.run_id, now(), seqs_of(staged))
+            for place in staged.placements:
+                index.placed_in.setdefault(place.seq, []).append(staged.docversion_id)
+
+    async def segment(self, run: Run, span: range, postings: Iterable[tuple[str, int, bytes]]) -> None:
+        """Keep one postings segment covering the seqs of `span`."""
+        self._index(run).add_segment(run.run_id, len(span), postings)
+
+    def _index(self, run: Run) -> Index:
+        return self._state.corpus(run.corpus_id).indexes[run.index_id]
+
+
+def _agree(corpus: Corpus, source: bytes, start: RunStart) -> None:
+    if corpus.index_id is not None and corpus.index_id != start.recipe.index_id:
+        raise UsageError(
+            f"corpus {start.corpus!r} is served by an index made with another recipe (embedder or chunking)",
+            doing="opening a run",
+            next_step="set [embedder] and [chunking] in ragstone.toml back, or ingest into another --corpus",
+        )
+    known = corpus.sources.get(source)
+    if known is not None and known.location != start.location:
+        raise UsageError(
+            f"source {start.source!r} is {known.location}, not {start.location}",
+            doing="opening a run",
+            next_step="give the other place a name of its own: --source NAME",
+        )
+
+
+def _sweep(corpus: Corpus, run_id: bytes, state: RunState) -> None:
+    line = corpus.runs[run_id]
+    index = corpus.indexes[line.index_id]
+    index.sweep(run_id)
+    for docversion, one in list(corpus.staged_by(run_id)):
+        for seq in one.seqs.tolist():
+            index.placed_in[seq].remove(docversion)
+        del corpus.docversions[docversion]
+    line.state = state

@@ -1,0 +1,30 @@
+"""Everything that can be kept in memory, put together around one state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ragstone.adapters.memory.catalog import MemoryCatalog
+from ragstone.adapters.memory.engine import MemoryEngine
+from ragstone.adapters.memory.publish import MemoryPublisher
+from ragstone.adapters.memory.runs import MemoryRuns
+from ragstone.adapters.memory.state import State
+from ragstone.adapters.memory.stores import MemoryEmbeddingCache, MemoryEvidence, MemoryObjects
+
+
+class MemoryStore:
+    """The memory adapters over one state. `new_secret` makes the Merkle key of a new corpus."""
+
+    def __init__(self, *, segments_max: int = 8, new_secret: Callable[[], bytes] | None = None) -> None:
+        self.state = State(new_secret)
+        self.runs = MemoryRuns(self.state)
+        self.publisher = MemoryPublisher(self.state, segments_max=segments_max)
+        self.engine = MemoryEngine(self.state)
+        self.catalog = MemoryCatalog(self.state)
+        self.objects = MemoryObjects()
+        self.evidence = MemoryEvidence()
+        self._caches: dict[bytes, MemoryEmbeddingCache] = {}
+
+    def cache(self, corpus_id: bytes) -> MemoryEmbeddingCache:
+        """The embedding cache of a corpus: a tenant never learns what another has embedded."""
+        return self._caches.setdefault(corpus_id, MemoryEmbeddingCache())

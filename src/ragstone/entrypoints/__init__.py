@@ -1,0 +1,1 @@
+"""Where requests come in: command line, API, console."""

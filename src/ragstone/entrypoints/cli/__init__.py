@@ -1,0 +1,1 @@
+"""The command line: words, JSON and exit codes of the interface."""

@@ -1,0 +1,1 @@
+"""Records and judgements to verdicts: retrieval metrics, runs, error rates."""
