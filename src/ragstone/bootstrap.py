@@ -91,6 +91,16 @@ class System:
         self._stack.push_async_callback(asyncio.to_thread, server.release)
         return server
 
+    async def revive(self) -> None:
+        """Start the embedded server again if it has died; the server of `DATABASE_URL` is not ours to start."""
+        if self.settings.database.url:
+            return
+        # A second hold looks whether the server answers and starts it when it does not; the first keeps it up.
+        from ragstone.adapters.postgres.embedded import EmbeddedOptions, EmbeddedPostgres  # noqa: PLC0415 - as above
+
+        server = await asyncio.to_thread(EmbeddedPostgres.acquire, EmbeddedOptions(state_dir=self.home))
+        await asyncio.to_thread(server.release)
+
     async def embedder(self, name: str) -> Embedder:
         """An embedder by model name, loaded once, its digests verified."""
         async with self._opening:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +19,9 @@ from ragstone.core.tokens import query_terms
 from ragstone.index.records import Published, QuarantineEntry, Run, RunStart
 from ragstone.index.rows import IncomingDocument, Piece
 from ragstone.index.stage import Writer, publish
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 TENANT = "tenant"
 EMBEDDER = HashEmbedder(64)
@@ -89,7 +91,11 @@ def random_documents(seed: int, count: int, chunks: int = 3) -> list[IncomingDoc
         if number % 10 == 0:
             texts[-1] = "the same words in many documents of the quarry"
         title = " ".join(rng.choices(WORDS, k=rng.randint(0, 4)))
-        metadata = {"year": 2000 + number % 20, "lang": rng.choice(("en", "de")), "tags": rng.sample("abcd", 2)}
+        metadata = {
+            "year": 2000 + number % 20,
+            "lang": rng.choice(("en", "de")),
+            "tags": rng.sample("abcd", 2),
+        }
         documents.append(document(f"d{number:04d}", *texts, title=title, metadata=metadata))
     return documents
 

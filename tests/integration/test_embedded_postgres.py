@@ -146,16 +146,23 @@ def test_stale_lock_files_do_not_fool_it(world):
 def test_a_live_server_that_does_not_answer_is_never_started_twice(world):
     holder = world.holder()
     pid = world.pid()
+    sockets = embedded_paths._sockets_of(world.home())
+    # Without these files only the lock that the server holds still tells that it lives.
+    traces = [world.home() / "data" / "postmaster.pid", *sockets.iterdir()]
+    hidden = [world.base / f"hidden-{number}" for number in range(len(traces))]
     os.kill(pid, signal.SIGSTOP)
     try:
         said = world.child(start_timeout_s=2).answer()
         assert said["error"] == "StillStarting", said
-        (world.home() / "data" / "postmaster.pid").rename(world.base / "hidden.pid")
+        for path, elsewhere in zip(traces, hidden, strict=True):
+            shutil.move(path, elsewhere)
         said = world.child(start_timeout_s=2).answer()
         assert said["error"] == "StillStarting", said
         assert world.servers() == [pid]
     finally:
-        (world.base / "hidden.pid").rename(world.home() / "data" / "postmaster.pid")
+        for path, elsewhere in zip(traces, hidden, strict=True):
+            if elsewhere.exists():
+                elsewhere.rename(path)
         os.kill(pid, signal.SIGCONT)
     assert world.holder().order("select 1") == [[1]]
     assert holder.order("select 1") == [[1]]
@@ -234,15 +241,17 @@ def test_a_missing_wheel_names_the_extra_and_the_alternative(ours):
     assert "DATABASE_URL" in said["text"]
 
 
-def test_a_state_folder_that_cannot_be_written_is_named(world):
-    if world.account == "self" and ROOT:
-        pytest.skip("root can write everywhere; the case of an ordinary user runs beside this one")
-    locked = world.base / "locked"
-    locked.mkdir()
-    locked.chmod(0o555)
-    said = world.child(state=locked / "s").answer()
-    assert said["error"] == "UsageError"
-    assert str(locked) in said["text"]
+def test_a_state_folder_that_cannot_be_written_is_named():
+    made = World("nobody" if ROOT else "self")
+    try:
+        locked = made.base / "locked"
+        locked.mkdir()
+        locked.chmod(0o555)
+        said = made.child(state=locked / "s").answer()
+        assert said["error"] == "UsageError"
+        assert str(locked) in said["text"]
+    finally:
+        made.clean()
 
 
 @pytest.mark.skipif(

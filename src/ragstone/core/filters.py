@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from ragstone.core.errors import UsageError
@@ -156,7 +157,18 @@ def _types_wanted(one: Comparison) -> set[str]:
 
 
 def _same(left: Any, right: Any) -> bool:
-    return json_type(left) == json_type(right) and bool(left == right)
+    if json_type(left) != json_type(right):
+        return False
+    left, right = _comparable(left, right)
+    return bool(left == right)
+
+
+def _comparable(left: Any, right: Any) -> tuple[Any, Any]:
+    # An int and a float compare as they are written: 1e23 is 10^23 to a database, and to a reader.
+    if isinstance(left, float) is isinstance(right, float):
+        return left, right
+    written = [Decimal(repr(value)) if isinstance(value, float) else Decimal(value) for value in (left, right)]
+    return written[0], written[1]
 
 
 def _holds(one: Comparison, actual: Any) -> bool:  # noqa: PLR0911 - one return an operator reads best
@@ -170,7 +182,7 @@ def _holds(one: Comparison, actual: Any) -> bool:  # noqa: PLR0911 - one return 
         case "equals":
             return _same(actual, value)
         case "notEquals":
-            return json_type(actual) == json_type(value) and actual != value
+            return json_type(actual) == json_type(value) and not _same(actual, value)
         case "startsWith":
             return isinstance(actual, str) and actual.startswith(str(value))
         case "stringContains":
@@ -183,6 +195,7 @@ def _holds(one: Comparison, actual: Any) -> bool:  # noqa: PLR0911 - one return 
 
 
 def _ordered(operator: str, left: Any, right: Any) -> bool:
+    left, right = _comparable(left, right)
     if operator == "greaterThan":
         return bool(left > right)
     if operator == "greaterThanOrEquals":
@@ -269,6 +282,7 @@ class _TextParser:
         while at < end:
             found = TOKEN.match(text, at)
             if not found:
+                at += len(text[at:]) - len(text[at:].lstrip())
                 raise _wrong(f"cannot read the filter at character {at + 1}: {text[at : at + 20]!r}")
             kind = str(found.lastgroup)
             self.tokens.append((kind, found.group(kind), found.start(kind)))

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Span = tuple[int, int]
 
@@ -34,22 +37,24 @@ _MARKUP = re.compile(
     re.DOTALL,
 )
 _INK = re.compile(r"[^\n]")
-_BREAKING_TAG = re.compile(r"</?(?:br|p|li|ul|ol|d[ldt]|div|t[rdh]|h[1-6]|hr|blockquote|summary)\b", re.IGNORECASE)
+_BREAKING_TAG = re.compile(
+    r"</?(?:br|p|li|ul|ol|d[ldt]|div|t[rdh]|h[1-6]|hr|blockquote|summary)\b", re.IGNORECASE
+)
 # A full stop inside a link's text, a link's address or inline code ends no sentence.
 _SHELTERED = re.compile(r"`[^`\n]{1,300}`|\[[^\[\]]{1,300}\](?=[\[(])|\]\([^()\s]{0,600}[^()]{0,200}\)")
 _STOPS_INSIDE = re.compile(r"[.!?](?=\s)")
 
+# Possessive repeats and the look-behind keep a long run of dots or spaces from being tried at every start.
 _END = re.compile(
-    r"(?P<mark>[.!?\u2026]+)"
+    r"(?<![.!?\u2026])(?P<mark>[.!?\u2026]++)"
     r"(?P<close>(?:[\"'\u201d\u2019)\]*_`]|\]\([^()\s]*\)|\[\^?\w{1,4}\]){0,8})"
     r"(?P<space>\s+)"
     r"|[\u3002\uff01\uff1f]+[\u300d\u300f\u201d\uff09]?"
-    r"|(?P<break>(?: {2,}|\\)\n|[ \t]*\v)"
+    r"|(?P<break>(?:  |\\)\n|\v)"
 )
 _WORD_BEFORE = re.compile(r"[^\W_](?:[\w.'\u2019-]{0,24}[^\W_])?$")
 _WORD_AFTER = re.compile(r"[A-Za-z]+")
 _OPENERS = "\"'\u201c\u2018([*_`<!"
-
 
 
 def _words(text: str) -> frozenset[str]:
@@ -65,9 +70,9 @@ _TITLES = _words(
 # Last words only when what follows reads like the start of a sentence.
 _MAYBE = _words("etc al inc ltd co corp dept univ assn bros jr ph.d m.d a.m p.m u.s u.k u.n d.c no")
 _STARTERS = _words(
-    "the this that these those it he she we you they there i in if a an however but and when for please to as "
-    "at on what how who why where our your all some each not no so then after before while since with from "
-    "by one its his her their my do does is are can see use new most many also although because once until",
+    "the this that these those it he she we you they there i in if a an however but and when for please to "
+    "as at on what how who why where our your all some each not no so then after before while since with "
+    "from by one its his her their my do does is are can see use new most many also although because once",
 )
 
 
@@ -83,7 +88,7 @@ def _shelter(match: re.Match[str]) -> str:
 
 
 def _judged(text: str) -> str:
-    """`text` in equal length with markup blanked and sheltered stops hidden: what boundaries are sought in."""
+    """`text` in equal length, markup blanked and sheltered stops hidden: what boundaries are sought in."""
     if "<" in text or "{" in text:
         text = _MARKUP.sub(_blank, text)
     if "[" in text or "`" in text:
@@ -282,7 +287,7 @@ _PLAIN: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(r"^(?:[ \t]*>)+[ \t]?", re.MULTILINE), ""),
     (re.compile(r"^[ \t]*(?:`{3,}|~{3,})[^\n`]*$", re.MULTILINE), ""),
-    (re.compile(r"^[ \t]*#{1,6}[ \t]+|[ \t]+#+[ \t]*$", re.MULTILINE), ""),
+    (re.compile(r"^[ \t]*#{1,6}[ \t]+|(?<![ \t])[ \t]++#++[ \t]*$", re.MULTILINE), ""),
     (re.compile(r"^[ \t]*(?:[-*+•]|\d{1,9}[.)])[ \t]+(?:\[[ xX]\][ \t]+)?", re.MULTILINE), ""),
     (
         re.compile(

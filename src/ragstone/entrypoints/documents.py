@@ -94,7 +94,7 @@ def _sentences(answer: AnswerRecord) -> list[dict[str, Any]]:
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a page begins: how many hits are before it, the version the first page saw, whose cursor it is."""
+    """Where a page begins: hits before it, the version the first page saw, and whose cursor it is."""
 
     offset: int
     version: int

@@ -21,4 +21,5 @@ def cosines(vectors: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) ->
     q = query.astype(np.float64)
     dots = np.einsum("ij,j->i", wide, q)
     lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide)) * np.sqrt(q @ q)
-    return np.divide(dots, lengths, out=np.zeros(len(vectors)), where=lengths > 0)
+    found: npt.NDArray[np.float64] = np.divide(dots, lengths, out=np.zeros(len(vectors)), where=lengths > 0)
+    return found

@@ -6,10 +6,10 @@ order, and a chunk never reaches over a heading of equal or higher level, except
 announce a list, a table or code with a colon, stay with what follows. Lists, tables and code are whole when
 they fit `tokens_max`, else cut at their parts, then at sentences, words, characters.
 
-A chunk's heading path is what its content blocks have in common: for one section that section's path, its own
-heading included; for merged siblings their parent's, since their headings stand in the text. A chunk that goes
-on with a section keeps that section's path, whatever joins it at its end. A table's continuation has the header
-row as its last element, since a slice cannot repeat it.
+A chunk's heading path is what its content blocks have in common: for one section that section's path, its
+own heading included; for merged siblings their parent's, since their headings stand in the text. A chunk that
+goes on with a section keeps that section's path, whatever joins it at its end. A table's continuation has the
+header row as its last element, since a slice cannot repeat it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from ragstone.core.nouns import ChunkingSpec
 from ragstone.core.sentences import plain, sentences
 from ragstone.ingest.records import Block, ChunkDraft, ParsedDocument
+
+if TYPE_CHECKING:
+    from ragstone.core.nouns import ChunkingSpec
 
 Path = tuple[str, ...]
 Span = tuple[int, int]
@@ -233,7 +236,7 @@ class _Chunker:
             # A heading with nothing of its own goes along with the first section below it.
             own = starts[at + 1] if at + 1 < len(starts) else len(self.pieces)
             whole = starts[ends[at]] if ends[at] < len(starts) else len(self.pieces)
-            if self.total(low, whole) <= self._target(low, whole):
+            if self._fits_target(low, whole):
                 yield low, whole
                 at, low = ends[at], whole
                 continue
@@ -254,8 +257,9 @@ class _Chunker:
             waiting.append(at)
         return ends
 
-    def _target(self, low: int, high: int) -> int:
-        return min(self.spec.tokens_target, self.budget(self._path(low, high)))
+    def _fits_target(self, low: int, high: int) -> bool:
+        total = self.total(low, high)
+        return total <= self.spec.tokens_target and total <= self.budget(self._path(low, high))
 
     def _linear(self, low: int, high: int) -> Iterator[Span]:
         """Pieces of one section in order, packed up to the target."""
@@ -275,7 +279,7 @@ class _Chunker:
         yield start, high
 
     def _joined(self, groups: list[Span]) -> list[Span]:
-        """Groups below `tokens_min` joined with the neighbour that shares more headings, the next on a tie."""
+        """Groups below `tokens_min` joined with the neighbour that shares more headings, else the next."""
         joined: list[Span] = []
         at = 0
         while at < len(groups):
@@ -306,6 +310,8 @@ class _Chunker:
             piece.level for piece in self.pieces[slice(*right)]
         )
         low, high = left[0], right[1]
+        if self.total(low, high) > self.spec.tokens_max:
+            return -1
         same_section = not second.level and first.path == second.path
         room = self.budget(self._path(low, high))
         if not (same_section or bare):

@@ -52,7 +52,7 @@ def parse(data: bytes, listed: SourceObject, limits: ParseLimits) -> ParsedDocum
         )
     text = decode(data, place, html=listed.media_type == "text/html")
     document = _parsed(text, listed, limits)
-    if not any(block.kind != "heading" for block in document.blocks) and not document.blocks:
+    if not document.blocks:
         raise DocumentRejected(
             f"{place} holds only markup, no text",
             reason="no_text",
@@ -96,7 +96,7 @@ def _first_heading(document: ParsedDocument) -> str | None:
     if first is None:
         return None
     lines = document.text[first.start : first.end].split("\n")
-    return re.sub(r"\s*\{[:#.][^}]*\}\s*$", "", plain(lines[0])) or None
+    return plain(re.sub(r"\{[:#.][^{}]*\}\s*$", "", lines[0])) or None
 
 
 def _readable(key: str) -> str | None:

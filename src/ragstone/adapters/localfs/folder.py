@@ -1,7 +1,7 @@
 """A folder as a source: every text file below it, by its path; whatever cannot be used is named as a fault.
 
-Nothing outside the folder is ever read, hidden files and folders are not looked at, and a file above the limit
-is never opened.
+Nothing outside the folder is ever read, hidden files and folders are not looked at, and a file above the
+limit is never opened.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import stat
 import time
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -21,6 +20,8 @@ from ragstone.core.ids import content_version
 from ragstone.ingest.records import Fault, MediaType, Scan, SourceObject
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ragstone.ingest.parse import ParseLimits
 
 MEDIA_TYPES: dict[str, MediaType] = {
@@ -34,7 +35,7 @@ MEDIA_TYPES: dict[str, MediaType] = {
 
 
 def scan_order() -> str:
-    """The source order of a scan that starts now; never a file's own time, which a restored backup turns back."""
+    """The source order of a scan that starts now; a file's own time would go back with a restored backup."""
     return f"{time.time_ns() // 1000:020d}"
 
 
@@ -196,7 +197,7 @@ class _UnusableError(Exception):
 
 
 def _read(path: Path, bytes_max: int) -> bytes:
-    """The file's bytes; looked at before it is opened, since a pipe would block and a large file fill memory."""
+    """The file's bytes; looked at before it is opened: a pipe would block, a large file fill memory."""
     seen = path.stat()
     if not stat.S_ISREG(seen.st_mode):
         raise _UnusableError("unsupported_type", "is no regular file")

@@ -9,7 +9,6 @@ import asyncio
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn, get_args
@@ -19,6 +18,8 @@ from ragstone.core.ids import content_version
 from ragstone.ingest.records import Fault, MediaType, Scan, SourceObject
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from ragstone.ingest.parse import ParseLimits
 
 _BOM = b"\xef\xbb\xbf"
@@ -39,7 +40,7 @@ class _Record:
 
     @property
     def version(self) -> str:
-        """Changes exactly when text, title, metadata, access list or media type do; not with line or layout."""
+        """Changes exactly when text, title, metadata, access list or type do; not with line or layout."""
         content = [self.title, self.text, dict(self.metadata), self.acl, self.media_type]
         return content_version(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
@@ -106,13 +107,7 @@ class JsonlSource:
     def _take(self, listing: _Listing, number: int, offset: int, raw: bytes | None) -> None:
         place = f"{self._path.name}:{number}"
         try:
-            if raw is None:
-                raise _BadRecordError("too_large", f"has more than {self._limits.bytes_max} bytes")
-            record = _record(raw)
-            first = listing.places.get(record.key)
-            if first is not None:
-                said = f"has the id {record.key!r} of line {first[2]}, which is kept"
-                raise _BadRecordError("duplicate_id", said, key=record.key, field="_id")
+            record = self._new_record(listing, raw)
         except _BadRecordError as bad:
             step = "split it into several records, then ingest again" if bad.reason == "too_large" else _STEP
             listing.faults.append(
@@ -127,8 +122,18 @@ class JsonlSource:
                 ),
             )
             return
-        listing.places[record.key] = (offset, len(raw), number)
+        listing.places[record.key] = (offset, len(raw or b""), number)
         listing.objects.append(_listed(record, listing.order, place))
+
+    def _new_record(self, listing: _Listing, raw: bytes | None) -> _Record:
+        if raw is None:
+            raise _BadRecordError("too_large", f"has more than {self._limits.bytes_max} bytes")
+        record = _record(raw)
+        first = listing.places.get(record.key)
+        if first is not None:
+            said = f"has the id {record.key!r} of line {first[2]}, which is kept"
+            raise _BadRecordError("duplicate_id", said, key=record.key, field="_id")
+        return record
 
     def _read(self, listed: SourceObject) -> bytes:
         place = self._places.get(listed.key)
@@ -239,9 +244,7 @@ def _key_of(found: Mapping[str, Any]) -> str:
             "wrong_type", "has an `_id` that is neither a string nor an integer", field="_id"
         )
     if not key.strip() or not _storable(key):
-        raise _BadRecordError(
-            "wrong_type", "has an `_id` that is blank or holds NUL or half a character", field="_id"
-        )
+        raise _BadRecordError("wrong_type", "has an `_id` that is blank or no storable text", field="_id")
     return key
 
 
@@ -278,7 +281,7 @@ def _acl(found: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
 
 
 def _storable(value: Any) -> bool:
-    """Whether text can be stored at all: JSON can escape NUL and half a surrogate pair, UTF-8 and SQL cannot."""
+    """Whether text can be stored: JSON can escape NUL and half a surrogate pair, UTF-8 and SQL cannot."""
     if isinstance(value, list):
         return all(map(_storable, value))
     return not isinstance(value, str) or not (

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from ragstone.adapters.memory.state import Corpus, Docversion, State, Version
-from ragstone.core.deadline import Deadline
 from ragstone.core.errors import NotFound, UsageError
 from ragstone.core.ids import corpus_id
 from ragstone.core.nouns import Asker, EmbeddingSpec, Passage
 from ragstone.core.ports import View
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ragstone.adapters.memory.state import Corpus, Docversion, State, Version
+    from ragstone.core.deadline import Deadline
 
 
 class MemoryCatalog:
@@ -20,7 +24,9 @@ class MemoryCatalog:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    async def view(self, tenant: str, corpus: str, as_of: str | None, asker: Asker) -> tuple[View, EmbeddingSpec]:
+    async def view(
+        self, tenant: str, corpus: str, as_of: str | None, asker: Asker
+    ) -> tuple[View, EmbeddingSpec]:
         """The corpus as it serves now, or as of a version number or an ISO time."""
         found = self._state.corpora.get(corpus_id(tenant, corpus))
         if found is None or not found.head:

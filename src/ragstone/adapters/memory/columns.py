@@ -1,19 +1,25 @@
-"""The engine's rows as columns: arrays indexed by seq that grow by doubling, postings by segment, and which row
-is live in which version. Rows are added and swept, never changed."""
+"""The engine's rows as columns: arrays by seq that grow by doubling, postings by segment, what is live when.
+
+Rows are added and swept, never changed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ragstone.core.nouns import Recipe
-from ragstone.core.ports import Seqs
 from ragstone.index.bm25 import Mask, TermPostings
 from ragstone.index.postings import Postings, merge, unpack
-from ragstone.index.records import StagedRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ragstone.core.nouns import Recipe
+    from ragstone.core.ports import Seqs
+    from ragstone.index.records import StagedRow
 
 OPEN = 2_147_483_647  # v_to of what is live at the head
 CAPACITY_MIN = 1024
@@ -111,12 +117,14 @@ class Index:
         """The postings of a question's terms, in the order of the segments."""
         segments = [self.segments[key].terms for key in sorted(self.segments)]
         return tuple(
-            TermPostings(term, count, tuple(held[term] for held in segments if term in held)) for term, count in terms
+            TermPostings(term, count, tuple(held[term] for held in segments if term in held))
+            for term, count in terms
         )
 
     def open_seqs(self) -> Seqs:
         """The seqs that are live at the head."""
-        return self.live_seq[self.live_to == OPEN]
+        seqs: Seqs = self.live_seq[self.live_to == OPEN]
+        return seqs
 
     def move(self, version: int, opened: Seqs, closed: Seqs) -> None:
         """Open and close rows with a version."""

@@ -7,18 +7,21 @@ the margin is wider than what single precision can be wrong by, so that nothing 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from ragstone.adapters.memory.columns import Index, mask_of
-from ragstone.adapters.memory.state import Corpus, State
-from ragstone.core.deadline import Deadline
 from ragstone.core.filters import Filter, matches, to_json
 from ragstone.core.ports import LegHits, LegName, Query, RowScores, Seqs, Vector, View
 from ragstone.index.bm25 import Mask, Scorer, Statistics, best, summed, top
 from ragstone.index.caches import ByteCache
 from ragstone.index.vectors import cosines
+
+if TYPE_CHECKING:
+    from ragstone.adapters.memory.state import Corpus, State
+    from ragstone.core.deadline import Deadline
 
 CACHE_BYTES = 64 * 1024 * 1024
 # A float32 dot product of unit vectors is off by at most dimensions * 6e-8: 1e-4 does for 1,600 dimensions.
@@ -70,7 +73,9 @@ class MemoryEngine:
         terms[:, seen] = scorer.by_term(seqs[seen])
         dense = np.zeros(len(seqs))
         dense[seen] = cosines(index.vectors[seqs[seen]], query.vector)
-        rows = [index.rows[seq] if here else None for seq, here in zip(seqs.tolist(), seen.tolist(), strict=True)]
+        rows = [
+            index.rows[seq] if here else None for seq, here in zip(seqs.tolist(), seen.tolist(), strict=True)
+        ]
         return RowScores(
             bm25=summed(terms),
             dense=dense,
@@ -144,4 +149,5 @@ def _near(index: Index, vector: Vector, seqs: Seqs, depth: int) -> Seqs:
     lengths = index.lengths[seqs] * np.linalg.norm(vector)
     rough = np.divide(dots, lengths, out=np.zeros(len(seqs), np.float32), where=lengths > 0)
     cut = np.partition(rough, len(rough) - depth)[len(rough) - depth]
-    return seqs[rough >= cut - MARGIN]
+    near: Seqs = seqs[rough >= cut - MARGIN]
+    return near

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ragstone.adapters.memory.columns import Index
 from ragstone.adapters.memory.state import Corpus, Docversion, Membership, State, Version, now
 from ragstone.core.errors import Busy, IntegrityError
-from ragstone.core.ports import Seqs
 from ragstone.index.merkle import bucket_of
 from ragstone.index.records import Change, ChangedDocument, Outcome, Published, Run, Sealed, VersionStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from ragstone.adapters.memory.columns import Index
+    from ragstone.core.ports import Seqs
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a publish moves: new versions with the one each replaces, versions that go, rows opened and closed."""
+    """What a publish moves: new versions with what each replaces, versions that go, rows opened and closed."""
 
     fresh: tuple[tuple[Docversion, Membership | None], ...]
     gone: tuple[Docversion, ...]
@@ -41,7 +45,9 @@ class MemoryPublisher:
         async with corpus.lock:
             if corpus.runs[run.run_id].state != "running":
                 raise Busy(
-                    "another run took this source over", doing="publishing", next_step="run the same command again"
+                    "another run took this source over",
+                    doing="publishing",
+                    next_step="run the same command again",
                 )
             yield MemoryPublication(corpus, run, outcome)
 
@@ -110,7 +116,10 @@ class MemoryPublication:
         stale: list[str] = []
         for one in staged:
             was = self._corpus.documents[one.staged.document_id].head
-            if was and self._corpus.docversions[was.docversion_id].staged.source_order >= one.staged.source_order:
+            if (
+                was
+                and self._corpus.docversions[was.docversion_id].staged.source_order >= one.staged.source_order
+            ):
                 stale.append(one.staged.key)
             else:
                 fresh.append((one, was))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ragstone.adapters.memory.columns import Index
 from ragstone.adapters.memory.state import Corpus, Docversion, RunLine, Source, State, now, seqs_of
 from ragstone.core.errors import Busy, UsageError
 from ragstone.core.ids import corpus_id, make_id, source_id
 from ragstone.index.records import LiveDocument, Run, RunStart, RunState, StagedBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 class MemoryRuns:
@@ -40,7 +43,15 @@ class MemoryRuns:
         corpus.runs[run_id] = RunLine(source, index_id)
         self._state.held[source] = run_id
         return Run(
-            run_id, ident, source, index_id, corpus.head, corpus.secret, start.recipe, start.source_order, start.source
+            run_id,
+            ident,
+            source,
+            index_id,
+            corpus.head,
+            corpus.secret,
+            start.recipe,
+            start.source_order,
+            start.source,
         )
 
     async def documents(self, run: Run) -> Mapping[str, LiveDocument]:
@@ -52,7 +63,11 @@ class MemoryRuns:
             if document.source_id == run.source_id and member is not None:
                 staged = corpus.docversions[member.docversion_id].staged
                 found[document.key] = LiveDocument(
-                    staged.document_id, staged.docversion_id, document.key, staged.object_version, staged.source_order
+                    staged.document_id,
+                    staged.docversion_id,
+                    document.key,
+                    staged.object_version,
+                    staged.source_order,
                 )
         return found
 
@@ -68,7 +83,7 @@ class MemoryRuns:
             del self._state.held[run.source_id]
 
     async def reusable(self, run: Run, docversions: Sequence[bytes]) -> Mapping[bytes, int]:
-        """row id -> seq of the rows of the given live document versions."""
+        """Row id -> seq of the rows of the given live document versions."""
         corpus = self._state.corpus(run.corpus_id)
         rows = corpus.indexes[run.index_id].rows
         known = (corpus.docversions[each] for each in docversions if each in corpus.docversions)

@@ -1,23 +1,27 @@
 """What the memory adapters share: the tables of the catalog as dictionaries.
 
-Everything runs on one event loop and changes between two awaits, so that a change is seen whole or not at all.
+Everything runs on one event loop and changes between two awaits: a change is seen whole or not at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ragstone.adapters.memory.columns import OPEN, Index
 from ragstone.core.errors import NotFound
 from ragstone.core.nouns import PUBLIC
-from ragstone.core.ports import Seqs
-from ragstone.index.records import QuarantineEntry, RunState, Sealed, StagedDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ragstone.core.ports import Seqs
+    from ragstone.index.records import QuarantineEntry, RunState, Sealed, StagedDocument
 
 EVERYBODY = frozenset({PUBLIC})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ragstone.adapters.memory.catalog import MemoryCatalog
 from ragstone.adapters.memory.engine import MemoryEngine
@@ -10,6 +10,9 @@ from ragstone.adapters.memory.publish import MemoryPublisher
 from ragstone.adapters.memory.runs import MemoryRuns
 from ragstone.adapters.memory.state import State
 from ragstone.adapters.memory.stores import MemoryEmbeddingCache, MemoryEvidence, MemoryObjects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class MemoryStore:

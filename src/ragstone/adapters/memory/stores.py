@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,9 @@ from ragstone.core import evidence as ev
 from ragstone.core.errors import IntegrityError, NotFound
 from ragstone.core.ids import uuid7_unix_ms
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 
 class MemoryEmbeddingCache:
     """Implements the port EmbeddingCache for one corpus."""
@@ -21,7 +23,9 @@ class MemoryEmbeddingCache:
     def __init__(self) -> None:
         self._vectors: dict[tuple[bytes, bytes], npt.NDArray[np.float16]] = {}
 
-    async def get(self, embedding_id: bytes, hashes: Sequence[bytes]) -> Mapping[bytes, npt.NDArray[np.float16]]:
+    async def get(
+        self, embedding_id: bytes, hashes: Sequence[bytes]
+    ) -> Mapping[bytes, npt.NDArray[np.float16]]:
         """The vectors that are known."""
         places = {each: (embedding_id, each) for each in hashes}
         return {each: self._vectors[place] for each, place in places.items() if place in self._vectors}
@@ -41,7 +45,9 @@ class MemoryObjects:
     async def put(self, key: str, data: bytes) -> None:
         """Keep bytes; other bytes under a known key are a fault."""
         if self._held.setdefault(key, data) != data:
-            raise IntegrityError(f"object {key!r} is already there with other bytes", doing="storing an object")
+            raise IntegrityError(
+                f"object {key!r} is already there with other bytes", doing="storing an object"
+            )
 
     async def get(self, key: str) -> bytes:
         """The bytes. NotFound if missing."""
@@ -62,11 +68,13 @@ class MemoryEvidence:
         for envelope in envelopes:
             ident = uuid.UUID(envelope.record.id)
             corpus = bytes.fromhex(envelope.record.corpus_id)
-            self._records.setdefault(ident, (corpus, ev.encode(envelope.record), envelope.text))
+            self._records.setdefault(ident, (corpus, ev.encode(envelope.record), _storable(envelope.text)))
             for stage, unit, quantity, cost in envelope.ledger:
                 self.ledger.setdefault((ident, stage, unit), (quantity, cost))
 
-    async def get(self, tenant_corpora: bytes | None, ident: uuid.UUID) -> tuple[ev.Evidence, ev.EvidenceText | None]:
+    async def get(
+        self, tenant_corpora: bytes | None, ident: uuid.UUID
+    ) -> tuple[ev.Evidence, ev.EvidenceText | None]:
         """A record by its id, with its words. NotFound."""
         held = self._records.get(ident)
         if held is None or tenant_corpora not in {None, held[0]}:
@@ -82,6 +90,13 @@ class MemoryEvidence:
         mine = [(ident, held) for ident, held in self._records.items() if held[0] == corpus]
         mine.sort(key=lambda one: (uuid7_unix_ms(one[0]), one[0].bytes), reverse=True)
         return [_line(ident, ev.decode(held[1]), held[2]) for ident, held in mine[:limit]]
+
+
+def _storable(words: ev.EvidenceText) -> ev.EvidenceText:
+    # As a database does: no NUL in a text.
+    bare = {chunk: text.replace("\0", "") for chunk, text in words.context.items()}
+    answer = words.answer and words.answer.replace("\0", "")
+    return ev.EvidenceText(words.question.replace("\0", ""), answer, bare)
 
 
 def _line(ident: uuid.UUID, record: ev.Evidence, words: ev.EvidenceText) -> dict[str, Any]:

@@ -146,16 +146,14 @@ def lost_its_data(pid: int) -> bool:
 
 
 def leftovers(data: Path, cluster_name: str) -> list[int]:
-    """List the backends on `data`, for use when their server is gone (empty where there is no /proc).
+    """List the backends on `data` that outlived their server; empty while a server lives or starts.
 
-    A server on its way up is not among them: only its children carry the title `postgres: ...`.
+    Only backends carry the title `postgres: ...`. Empty as well where there is no /proc.
     """
     pids = [int(entry.name) for entry in _PROC.glob("[0-9]*")]
-    return [
-        pid
-        for pid in pids
-        if _command_line(pid).startswith(b"postgres:") and works_on(pid, data, cluster_name)
-    ]
+    ours = [pid for pid in pids if works_on(pid, data, cluster_name)]
+    backends = [pid for pid in ours if _command_line(pid).startswith(b"postgres:")]
+    return backends if backends == ours else []
 
 
 def _is_postgres(command_line: bytes) -> bool:

@@ -103,8 +103,9 @@ async def _insert(connection: Connection, envelope: ev.EvidenceEnvelope) -> None
     await connection.execute(
         "insert into evidence_text (corpus_id, at, id, question, answer, context)"
         " values (%s, %s, %s, %s, %s, %s::jsonb) on conflict do nothing",
-        (*place, words.question.replace("\0", ""), words.answer, json.dumps(words.context)),
-    )
+        (*place, _storable(words.question), words.answer and _storable(words.answer),
+         json.dumps({chunk: _storable(text) for chunk, text in words.context.items()})),
+    )  # fmt: skip
     for cited in _cited(record):
         await connection.execute(
             "insert into evidence_document (corpus_id, document_id, at, id) values (%s, %s, %s, %s)"
@@ -117,6 +118,11 @@ async def _insert(connection: Connection, envelope: ev.EvidenceEnvelope) -> None
             " values (%s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
             (*place, stage, unit, quantity, cost),
         )
+
+
+def _storable(text: str) -> str:
+    # PostgreSQL keeps no NUL in text, and a record must not be lost for one.
+    return text.replace("\0", "")
 
 
 def _cited(record: ev.Evidence) -> set[bytes]:

@@ -43,7 +43,7 @@ join placement p on p.corpus_id = m.corpus_id and p.docversion_id = m.docversion
 where m.corpus_id = %s and m.v_from <= %s and m.v_to > %s and {access} and {filter}
 """
 ACCESS = "d.suppressed_at is null and d.acl_id in (select acl_id from acl where corpus_id = %s and principals && %s)"
-EMPTY = Postings(*(np.zeros(0, dtype) for dtype in (np.uint32, np.uint8, np.uint8, np.uint8, np.uint8)))
+EMPTY = unpack(b"")
 ATTEMPTS = 3
 
 

@@ -177,6 +177,8 @@ class PostgresRuns:
                     await self._sweep(connection, run.corpus_id, run.run_id, state)
         finally:
             if lock is not None:
+                # The server drops the locks of a closed connection when it notices: the next run may be sooner.
+                await lock.execute("select pg_advisory_unlock_all()")
                 await lock.close()
 
     async def reusable(self, run: Run, docversions: Sequence[bytes]) -> Mapping[bytes, int]:

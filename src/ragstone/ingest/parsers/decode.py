@@ -1,5 +1,6 @@
 """Bytes to text, or the reason why not: UTF-8 (with or without BOM), UTF-16 and UTF-32 with BOM, and what an
-HTML page declares. Newlines become `\\n`; every span of a document counts in the text made here."""
+HTML page declares. Newlines become LF; every span of a document counts in the text made here.
+"""
 
 from __future__ import annotations
 
@@ -74,9 +75,9 @@ def _strict(data: bytes, codec: str, place: str) -> str:
     try:
         return data.decode(codec)
     except UnicodeDecodeError as fault:
-        line = data.count(b"\n", 0, fault.start) + 1
+        line, byte = data.count(b"\n", 0, fault.start) + 1, data[fault.start]
         raise DocumentRejected(
-            f"{place} is not valid {codec.upper()}: byte {fault.start} (line {line}) is 0x{data[fault.start]:02x}",
+            f"{place} is not valid {codec.upper()}: byte {fault.start} (line {line}) is 0x{byte:02x}",
             reason="invalid_utf8",
             next_step=f"save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8 {place!r}), then ingest again",
         ) from None

@@ -1,5 +1,5 @@
-"""HTML: the visible text, written as light Markdown (`## ` headings, `- ` items, ` | ` between cells), so that
-sentences, quotes and chunks are found in it as in any other document. Spans count in this text.
+"""HTML: the visible text, written as light Markdown (`## ` headings, `- ` items, ` | ` between cells), so
+that sentences, quotes and chunks are found in it as in any other document. Spans count in this text.
 
 The tree is walked without recursion and its depth is bounded before it is built: the HTML algorithm looks up
 the stack of open elements at every tag, so that unclosed tags cost quadratic time.
@@ -8,8 +8,8 @@ the stack of open elements at every tag, so that unclosed tags cost quadratic ti
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -17,17 +17,27 @@ from ragstone.core.errors import DocumentRejected
 from ragstone.core.sentences import sentences
 from ragstone.ingest.records import Block, BlockKind, ParsedDocument
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 INLINE_DEPTH_FACTOR = 10
 _TAGS = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
-_SELF_CLOSING = frozenset(
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Elements that end by themselves when the next one starts: however many stay open, nothing gets deeper.
+_SELF_CLOSING = _words(
     "area base br col embed hr img input link meta param source track wbr "
-    "p li dt dd tr td th thead tbody tfoot colgroup caption option optgroup rb rt rp html head body".split(),
+    "p li dt dd tr td th thead tbody tfoot colgroup caption option optgroup rb rt rp html head body",
 )
-_UNSEEN = frozenset("script style template noscript head iframe svg canvas object title".split())
-_BLOCKS = frozenset(
-    "address article aside blockquote body center dd details dialog div dl dt fieldset figcaption figure footer "
-    "form h1 h2 h3 h4 h5 h6 header hgroup hr legend li main menu nav ol optgroup option p pre section summary "
-    "table caption tbody td tfoot th thead tr ul".split(),
+_UNSEEN = _words("script style template noscript head iframe svg canvas object title")
+_BLOCKS = _words(
+    "address article aside blockquote body center dd details dialog div dl dt fieldset figcaption figure "
+    "footer form h1 h2 h3 h4 h5 h6 header hgroup hr legend li main menu nav ol optgroup option p pre section "
+    "summary table caption tbody td tfoot th thead tr ul",
 )
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _LISTS = frozenset({"ul", "ol", "menu", "dl"})
@@ -230,7 +240,7 @@ class _Writer:
     def item(self) -> None:
         """A list item starts."""
         if not self.lists:
-            self.lists.append(("ul", 0))  # a stray item; closed with whatever list ends next
+            return  # a stray item is a paragraph
         tag, number = self.lists[-1]
         self.lists[-1] = (tag, number + 1)
         self.marker = f"{number + 1}. " if tag == "ol" else "- "
@@ -289,15 +299,15 @@ class _Writer:
 
     def write_lines(self, kind: BlockKind) -> None:
         """Put the gathered list or table out."""
-        lines, starts = self.lines, [start for start in self.starts if start < len(self.lines)]
+        lines, starts = self.lines, sorted({0, *self.starts})
         self.lines, self.starts = [], []
         if not lines:
             return
         at = [0]
         for line in lines:
             at.append(at[-1] + len(line) + 1)
-        bounds = [*starts[1:], len(lines)]
-        parts = tuple((at[a], at[b] - 1) for a, b in zip(starts, bounds, strict=True) if b > a)
+        bounds = pairwise([start for start in starts if start < len(lines)] + [len(lines)])
+        parts = tuple((at[first], at[last] - 1) for first, last in bounds)
         self.write("\n".join(lines), kind, parts)
 
 

@@ -8,18 +8,21 @@ YAML 1.2 (`NO` is a country and `12:30` a time, not False and 750).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml  # type: ignore[import-untyped]
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 from ragstone.core.errors import DocumentRejected
 from ragstone.core.sentences import plain, sentences
 from ragstone.ingest.records import Block, BlockKind, ParsedDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from markdown_it.token import Token
 
 FRONT_MATTER_MAX = 65_536
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<body>(?:.*\n)*?)(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
@@ -42,7 +45,7 @@ _UNSEEN = re.compile(
     re.DOTALL | re.MULTILINE | re.IGNORECASE,
 )
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<[!?][^<>]*>")
-_HEADING_ATTRIBUTES = re.compile(r"[ \t]*\{[:#.][^}\n]*\}[ \t]*$")
+_HEADING_ATTRIBUTES = re.compile(r"\{[:#.][^{}\n]*\}[ \t]*$")
 
 
 def parse_markdown(text: str, place: str, depth_max: int) -> ParsedDocument:
@@ -72,7 +75,7 @@ def _parser(depth_max: int) -> MarkdownIt:
 
 @lru_cache(maxsize=4)
 def _markers(depth_max: int) -> re.Pattern[str]:
-    """A line that opens too many quotes and items by itself: markdown-it would read all of it at every level."""
+    """A line that opens too many quotes and items: markdown-it would read all of it at every level."""
     opener = r"(?:>[ \t]*|(?:[-*+]|\d{1,9}[.)])[ \t]+)"
     return re.compile(rf"^[ \t]*(?![-*_ \t]+$){opener}{{{depth_max + 1}}}", re.MULTILINE)
 
@@ -164,7 +167,8 @@ class _Walk:
         return tuple(name for _, name in self.headings)
 
     def add(self, kind: BlockKind, start: int, end: int, parts: tuple[tuple[int, int], ...]) -> None:
-        """Keep a block."""
+        """Keep a block; its first part starts behind the same indent as the block."""
+        parts = tuple((max(first, start), last) for first, last in parts)
         self.found.append(Block(kind, start, end, heading_path=self.path(), parts=parts))
 
     def parts(
@@ -202,13 +206,13 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own class attribute, filled below
 
 
+_TIME = r"(?:[Tt]|[ \t]+)\d\d?:\d\d:\d\d(?:\.\d*)?(?:[ \t]*(?:Z|[-+]\d\d?(?::?\d\d)?))?"
 for _tag, _pattern, _first in (
     ("null", r"(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("bool", r"(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
     ("int", r"[-+]?(?:0|[1-9][0-9]{0,17})$", list("-+0123456789")),
     ("float", r"[-+]?[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]{1,2})?$", list("-+0123456789")),
-    ("timestamp", r"\d{4}-\d\d?-\d\d?(?:(?:[Tt]|[ \t]+)\d\d?:\d\d:\d\d(?:\.\d*)?(?:[ \t]*(?:Z|[-+]\d\d?(?::?\d\d)?))?)?$",
-     list("0123456789")),
+    ("timestamp", rf"\d{{4}}-\d\d?-\d\d?(?:{_TIME})?$", list("0123456789")),
 ):  # fmt: skip
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 
