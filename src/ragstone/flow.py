@@ -29,8 +29,8 @@ from ragstone.ingest.plan import Plan, guard, make_plan
 from ragstone.ingest.ports import SourceReader
 from ragstone.ingest.records import Fault, Scan
 from ragstone.ingest.stage import Batch, Prepared, prepare
-from ragstone.observe.record import Made, evidence_of
 from ragstone.observe.ports import EvidenceWriter
+from ragstone.observe.record import Made, evidence_of
 from ragstone.retrieve.ports import Catalog
 from ragstone.retrieve.stage import Ask, Clock, Retrieved, Retriever
 
@@ -197,9 +197,7 @@ def _incoming(source: str, prepared: Prepared) -> IncomingDocument:
 
 
 def _entry(fault: Fault) -> QuarantineEntry:
-    return QuarantineEntry(
-        fault.key, fault.object_version, fault.reason, fault.message, fault.field, fault.next_step
-    )
+    return QuarantineEntry(fault.key, fault.object_version, fault.reason, fault.message, fault.field, fault.next_step)
 
 
 def _by_suffix(faults: list[Fault]) -> dict[str, int]:
@@ -266,9 +264,7 @@ async def _decide(parts: AnswerParts, question: Question, kind: str) -> Outcome:
     clock = Clock()
     with clock.stage("total"):
         with clock.stage("view"):
-            view, embedding = await parts.catalog.view(
-                question.tenant, question.corpus, question.as_of, question.asker
-            )
+            view, embedding = await parts.catalog.view(question.tenant, question.corpus, question.as_of, question.asker)
         with clock.stage("load"):
             retriever = await parts.retriever(embedding)
         limit = question.limit if kind == "search" else parts.passages
@@ -292,7 +288,8 @@ async def _decide(parts: AnswerParts, question: Question, kind: str) -> Outcome:
 def check_question(text: str, chars_max: int) -> None:
     """UsageError for a question that is empty or too long."""
     if not text.strip():
-        raise UsageError("the question is empty", doing="reading the question", next_step='ask something: ragstone ask "…"')
+        step = 'ask something: ragstone ask "…"'
+        raise UsageError("the question is empty", doing="reading the question", next_step=step)
     if len(text) > chars_max:
         raise UsageError(
             f"the question has {len(text)} characters, at most {chars_max} are allowed",

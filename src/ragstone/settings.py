@@ -98,9 +98,9 @@ class Retrieval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Answers by extraction."""
 
-    threshold: float = 0.5
+    threshold: float = 0.574
     """Below this confidence the answer is an abstention (chosen on data: docs/benchmarks.md)."""
-    sentences_max: int = 4
+    sentences_max: int = 3
     """Sentences quoted at most."""
     passages: int = 8
     """Passages read for an answer."""

@@ -56,9 +56,7 @@ def jsonl_kind(tmp_path: Path) -> Kind:
     path = tmp_path / "records.jsonl"
 
     def write(texts: Mapping[str, str]) -> None:
-        path.write_text(
-            "".join(json.dumps({"_id": key, "text": text}) + "\n" for key, text in texts.items()), "utf-8"
-        )
+        path.write_text("".join(json.dumps({"_id": key, "text": text}) + "\n" for key, text in texts.items()), "utf-8")
 
     return Kind(path, write, lambda: JsonlSource(path, LIMITS), "records")
 

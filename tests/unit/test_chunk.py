@@ -42,9 +42,7 @@ def sentence(n: int) -> str:
     return " ".join(["word"] * (n - 1)) + " end."
 
 
-WORD = st.sampled_from(
-    ["word", "Slack", "3.50", "e.g.", "x" * 30, "é", "**bold**", "[a b](http://c.d/e)", "`code`"]
-)
+WORD = st.sampled_from(["word", "Slack", "3.50", "e.g.", "x" * 30, "é", "**bold**", "[a b](http://c.d/e)", "`code`"])
 LINE = st.lists(WORD, min_size=1, max_size=14).map(lambda found: " ".join(found) + ".")
 BLOCK = st.one_of(
     st.tuples(st.integers(1, 4), LINE).map(lambda pair: "#" * pair[0] + " " + pair[1]),
@@ -78,9 +76,7 @@ def hold(doc: ParsedDocument, found: tuple[ChunkDraft, ...], spec: ChunkingSpec,
             covered[at] += 1
     assert max(covered, default=0) <= 1
     for block in doc.blocks:
-        missed = [
-            at for at in range(block.start, block.end) if not covered[at] and not doc.text[at].isspace()
-        ]
+        missed = [at for at in range(block.start, block.end) if not covered[at] and not doc.text[at].isspace()]
         assert not missed, doc.text[missed[0] : missed[0] + 20]
     assert [draft.start for draft in found] == sorted(draft.start for draft in found)
 
@@ -171,9 +167,7 @@ def test_tables_are_whole_or_cut_at_rows() -> None:
     assert len(cut) > 3
     assert cut[0].heading_path == ("Keep",)
     assert all(draft.heading_path == ("Keep", "Tool | Days") for draft in cut[1:])
-    assert all(
-        line.startswith("|") and line.endswith("|") for draft in cut[1:] for line in draft.text.split("\n")
-    )
+    assert all(line.startswith("|") and line.endswith("|") for draft in cut[1:] for line in draft.text.split("\n"))
 
 
 def test_lists_are_cut_between_items() -> None:

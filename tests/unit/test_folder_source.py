@@ -6,13 +6,14 @@ import contextlib
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ragstone.adapters.localfs.folder import FolderSource
-from ragstone.core.errors import UsageError
+from ragstone.core.errors import DocumentRejected, UsageError
 from ragstone.ingest.parse import ParseLimits
 
 if TYPE_CHECKING:
@@ -108,6 +109,9 @@ async def test_folder_names(root: Path) -> None:
     scan = await source.scan()
     assert [found.key for found in scan.objects] == ["caf\u00e9.md"]
     assert await source.read(scan.objects[0]) == b"decomposed"
+    assert await FolderSource(root, LIMITS).read(scan.objects[0]) == b"decomposed"
+    with pytest.raises(DocumentRejected, match="changed"):
+        await FolderSource(root, LIMITS).read(replace(scan.objects[0], key="../docs2/x.md"))
     (root / "caf\u00e9.md").write_text("composed")
     (root / os.fsdecode(b"bad\xff.md")).write_text("text")
     scan = await FolderSource(root, LIMITS).scan()

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 LIMITS = ParseLimits(bytes_max=10_000)
 
 
-def jsonl(
-    tmp_path: Path, *lines: bytes | str | dict[str, Any], end: bytes = b"\n", last: bytes = b""
-) -> JsonlSource:
+def jsonl(tmp_path: Path, *lines: bytes | str | dict[str, Any], end: bytes = b"\n", last: bytes = b"") -> JsonlSource:
     raw = [
         line if isinstance(line, bytes) else (line if isinstance(line, str) else json.dumps(line)).encode()
         for line in lines
@@ -63,9 +61,7 @@ def jsonl(
         (b'{"_id": "x", "text": "t", "media_type": []}', "wrong_type", "media_type", True),
     ],
 )
-async def test_jsonl_bad_lines(
-    tmp_path: Path, line: bytes, reason: str, field: str, identified: bool
-) -> None:
+async def test_jsonl_bad_lines(tmp_path: Path, line: bytes, reason: str, field: str, identified: bool) -> None:
     """A bad line is a fault that names file, line and field; the lines around it are listed."""
     scan = await jsonl(tmp_path, {"_id": "before", "text": "t"}, line, {"_id": "after", "text": "t"}).scan()
     assert [found.key for found in scan.objects] == ["after", "before"]

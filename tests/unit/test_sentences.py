@@ -64,9 +64,7 @@ def test_lists() -> None:
 
 def test_tables() -> None:
     """Each row is a unit without outer pipes; header and separator are none."""
-    text = (
-        "| Tool | Days |\n|------|:----:|\n| Slack | 90 |\n| Mail | 7. Or more |\n\na | b\n--- | ---\nc | d\n"
-    )
+    text = "| Tool | Days |\n|------|:----:|\n| Slack | 90 |\n| Mail | 7. Or more |\n\na | b\n--- | ---\nc | d\n"
     assert units(text) == ["Slack | 90", "Mail | 7. Or more", "c | d"]
 
 
@@ -139,9 +137,9 @@ def test_plain_is_one_line(text: str) -> None:
 
 def test_a_chunk_is_split_well_below_a_millisecond() -> None:
     """A chunk of 2,000 characters is split in well under a millisecond (best of ten, for a noisy machine)."""
-    text = (
-        "Dr. Smith met [us](http://a.example/b) on 3.5. at noon, e.g. in the U.S. office. It was fine!\n" * 16
-    )[:1000]
+    text = ("Dr. Smith met [us](http://a.example/b) on 3.5. at noon, e.g. in the U.S. office. It was fine!\n" * 16)[
+        :1000
+    ]
     text += "\n\n- item one\n- item two. Two sentences.\n\n| a | b |\n|---|---|\n| c | d |\n" * 13
     best = min(_seconds(text) for _ in range(10))
     assert best < 0.001, f"{best * 1000:.2f} ms"

@@ -24,9 +24,7 @@ class Compute:
         self.threads = threads or cores()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="ragstone-compute")
 
-    async def run(
-        self, work: Callable[[*Args], Result], *args: *Args
-    ) -> Result:
+    async def run(self, work: Callable[[*Args], Result], *args: *Args) -> Result:
         """`work(*args)` on a thread of the pool."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 

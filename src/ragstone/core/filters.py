@@ -355,7 +355,7 @@ class _TextParser:
             return int(text) if whole else float(text)
         if kind == "word" and text.lower() in {"true", "false"}:
             return text.lower() == "true"
-        raise _wrong(f"{text!r} is not a value: put strings in quotes, like \"{text}\"")
+        raise _wrong(f'{text!r} is not a value: put strings in quotes, like "{text}"')
 
     @staticmethod
     def _unquote(text: str) -> str:

@@ -37,9 +37,7 @@ _MARKUP = re.compile(
     re.DOTALL,
 )
 _INK = re.compile(r"[^\n]")
-_BREAKING_TAG = re.compile(
-    r"</?(?:br|p|li|ul|ol|d[ldt]|div|t[rdh]|h[1-6]|hr|blockquote|summary)\b", re.IGNORECASE
-)
+_BREAKING_TAG = re.compile(r"</?(?:br|p|li|ul|ol|d[ldt]|div|t[rdh]|h[1-6]|hr|blockquote|summary)\b", re.IGNORECASE)
 # A full stop inside a link's text, a link's address or inline code ends no sentence.
 _SHELTERED = re.compile(r"`[^`\n]{1,300}`|\[[^\[\]]{1,300}\](?=[\[(])|\]\([^()\s]{0,600}[^()]{0,200}\)")
 _STOPS_INSIDE = re.compile(r"[.!?](?=\s)")

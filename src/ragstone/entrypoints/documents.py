@@ -39,10 +39,7 @@ def search_document(outcome: Outcome, next_cursor: str | None) -> dict[str, Any]
         "corpus": record.corpus,
         "release": record.release,
         "corpus_version": record.corpus_version,
-        "hits": [
-            hit_json(record.retrieval, hit, words.context.get(hit.chunk_id, ""))
-            for hit in record.retrieval.hits
-        ],
+        "hits": [hit_json(record.retrieval, hit, words.context.get(hit.chunk_id, "")) for hit in record.retrieval.hits],
         "next_cursor": next_cursor,
         "degraded": [msgspec.to_builtins(each) for each in record.degraded],
         "timings_ms": dict(record.stage_ms),
@@ -84,9 +81,7 @@ def _sentences(answer: AnswerRecord) -> list[dict[str, Any]]:
     return [
         {
             "text": sentence.text,
-            "citations": [
-                {name: getattr(citation, name) for name in fields} for citation in sentence.citations
-            ],
+            "citations": [{name: getattr(citation, name) for name in fields} for citation in sentence.citations],
             "support": sentence.support,
         }
         for sentence in answer.sentences

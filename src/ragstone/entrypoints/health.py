@@ -43,7 +43,8 @@ def _state(home: Path) -> Check:
         with tempfile.NamedTemporaryFile(dir=home):
             pass
     except OSError as error:
-        return Check("state", "failed", f"{home} is not writable: {error.strerror}", "set RAGSTONE_HOME to a folder that is")
+        step = "set RAGSTONE_HOME to a folder that is"
+        return Check("state", "failed", f"{home} is not writable: {error.strerror}", step)
     return Check("state", "ok", str(home))
 
 

@@ -12,12 +12,12 @@ from ragstone.generate.ports import Grounds
 
 @dataclass(frozen=True, slots=True)
 class ExtractionSettings:
-    """The knobs of extraction."""
+    """The knobs of extraction. `margin`: a unit joins the best one when its score is at least this share of it."""
 
-    threshold: float = 0.5
-    sentences_max: int = 4
+    threshold: float = 0.574
+    sentences_max: int = 3
     units_max: int = 48
-    margin: float = 0.6
+    margin: float = 0.7
 
     def as_record(self) -> dict[str, float]:
         """For the release."""
@@ -25,8 +25,26 @@ class ExtractionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Confidence:
+    """The fitted weights of the probability that the passages answer at all.
+
+    Cosines alone: fused scores compare passages with each other and cannot tell that none answers.
+    """
+
+    intercept: float = -16.276
+    unit_cosine: float = 4.974
+    passage_cosine: float = 17.648
+
+
+CONFIDENCE = Confidence()
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
-    """What was decided: the chosen units in reading order, or an abstention and why."""
+    """What was decided: the chosen units, best passage first and in reading order, or an abstention and why.
+
+    `fates` maps a position among the scored units to what became of it; one left out lost by the margin.
+    """
 
     abstained: bool
     reason: str
@@ -36,32 +54,40 @@ class Choice:
     fates: Mapping[int, str] = field(default_factory=dict)
 
 
-# Intercept, best unit's cosine, its coverage with headings, best passage cosine.
-CONFIDENCE = (-10.0, 8.0, 2.0, 4.0)
-
-
 def confidence(scored: Sequence[Scored], grounds: Grounds) -> tuple[float, dict[str, float]]:
     """The probability that the passages answer, and the features it was made from."""
     features = {
         "unit_cosine": max((each.cosine for each in scored), default=0.0),
-        "unit_coverage": max((each.place_coverage for each in scored), default=0.0),
         "passage_cosine": max(grounds.cosines, default=0.0),
     }
-    value = CONFIDENCE[0] + sum(w * f for w, f in zip(CONFIDENCE[1:], features.values(), strict=True))
+    value = CONFIDENCE.intercept + sum(getattr(CONFIDENCE, name) * number for name, number in features.items())
     return logistic(value), features
 
 
 def choose(scored: Sequence[Scored], grounds: Grounds, settings: ExtractionSettings) -> Choice:
-    """Abstain below the threshold; else take the best units within the margin of the best."""
+    """Abstain below the threshold; else take the best units within the margin of the best, no words twice."""
     value, features = confidence(scored, grounds)
     if not scored:
         return Choice(True, "no_passages", 0.0, (), features)
     order = sorted(range(len(scored)), key=lambda at: (-scored[at].score, at))
-    best = scored[order[0]].score
-    kept = [at for at in order if scored[at].score >= settings.margin * best][: settings.sentences_max]
-    fates = dict.fromkeys(kept, "chosen")
-    abstained = value < settings.threshold
-    reason = "below_threshold" if abstained else "answered"
-    if abstained:
-        fates = dict.fromkeys(kept, "abstained")
-    return Choice(abstained, reason, value, tuple(scored[at] for at in sorted(kept)), features, fates)
+    floor = settings.margin * scored[order[0]].score
+    kept: list[int] = []
+    fates: dict[int, str] = {}
+    for at in order:
+        if scored[at].score < floor:
+            break
+        if any(_overlap(scored[at], scored[other]) for other in kept):
+            fates[at] = "inside_another"
+        elif len(kept) >= settings.sentences_max:
+            fates[at] = "beyond_limit"
+        else:
+            kept.append(at)
+            fates[at] = "chosen"
+    chosen = tuple(scored[at] for at in sorted(kept))
+    if value < settings.threshold:
+        return Choice(True, "below_threshold", value, chosen, features, {**fates, **dict.fromkeys(kept, "abstained")})
+    return Choice(False, "answered", value, chosen, features, fates)
+
+
+def _overlap(one: Scored, other: Scored) -> bool:
+    return one.unit.passage == other.unit.passage and bool(set(one.unit.spans) & set(other.unit.spans))

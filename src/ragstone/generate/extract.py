@@ -1,37 +1,56 @@
-"""Which sentences answer: the pure part of extraction. Features, weights, choice, confidence.
+"""Which units answer: features and score of each. Pure.
 
-Units are sentences, list items, table rows and whole short lists. Each gets a score from features free of
-scale; the weights were fitted on questions with known answer sentences (docs/benchmarks.md has the figures).
+Features are free of scale; the weights were fitted by logistic regression on questions with known answer
+sentences: `benchmarks/bench_answers.py` measures them, docs/benchmarks.md has the figures.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ragstone.core.nouns import Passage
-from ragstone.core.sentences import plain, sentences
 from ragstone.core.texts import place_line
-from ragstone.core.tokens import analyze
 from ragstone.generate.ports import Grounds
+from ragstone.generate.units import Unit
 
-UNIT_CHARS_MIN = 8
-
-# Intercept, cosine, coverage, coverage with headings, passage cosine, ln(1 + passage rank).
-WEIGHTS = (-6.0, 6.0, 1.0, 1.0, 2.0, -0.5)
+# Words of a question that say what is asked for, not what about: an answer need not repeat them.
+ASKING = frozenset({
+    "i", "do", "what", "how", "when", "who", "which", "whose", "where", "my", "me", "you", "your", "have", "has",
+    "had", "can", "could", "should", "would", "did", "doe", "we", "our", "am", "it", "is", "are", "there", "mani",
+    "much", "long",
+})  # fmt: skip
+ASKS_NUMBER = re.compile(
+    r"\bhow (?:many|much|long|often|soon|far|old|big|large|high|late|early|fast)\b"
+    r"|\bwhat(?:'s| is| was| are|) ?(?:the |an? |my |our )?(?:\w+ )?(?:year|time|date|percentage|percent|number"
+    r"|amount|price|cost|fee|salary|rate|deadline|budget|limit|phone)\b"
+    r"|\b(?:which|what) (?:number|year|floor|month|day|line)\b|\bwhen\b|\bcosts?\b",
+    re.IGNORECASE,
+)
+HOLDS_NUMBER = re.compile(
+    r"\d|[½¼¾]|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|half|once|twice|hundred"
+    r"|thousand|million|billion|first|second|third|daily|weekly|monthly|annual(?:ly)?|yearly|quarterly|hourly"
+    r"|mondays?|tuesdays?|wednesdays?|thursdays?|fridays?|saturdays?|sundays?|january|february|march|april|may"
+    r"|june|july|august|september|october|november|december|days?|hours?|century)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """A quotable piece of a passage: `passage.text[start:end]`; `input` is what is embedded of it."""
+class Weights:
+    """The fitted weights of the unit score, before the logistic function."""
 
-    passage: int
-    start: int
-    end: int
-    text: str
-    input: str
-    terms: frozenset[str]
+    intercept: float = -6.875
+    cosine: float = 5.348
+    coverage: float = 1.877
+    passage_rank: float = -0.343
+    length: float = 0.45
+    passage_score: float = 0.804
+    number_missing: float = -1.34
+
+
+WEIGHTS = Weights()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,57 +60,61 @@ class Scored:
     unit: Unit
     cosine: float
     coverage: float
-    place_coverage: float
+    number_missing: bool
     score: float
 
 
-def units(passages: Sequence[Passage]) -> list[Unit]:
-    """Every quotable unit of the passages, in order; equal texts once."""
-    seen: set[str] = set()
-    found = []
-    for at, passage in enumerate(passages):
-        place = place_line(passage.title, passage.heading_path)
-        for start, end in sentences(passage.text):
-            text = plain(passage.text[start:end])
-            if len(text) < UNIT_CHARS_MIN or text in seen:
-                continue
-            seen.add(text)
-            found.append(Unit(at, start, end, text, f"{place}\n{text}" if place else text, frozenset(analyze(text))))
-    return found
+def unit_input(unit: Unit, grounds: Grounds) -> str:
+    """What is embedded of a unit: where it stands, then what it says."""
+    passage = grounds.passages[unit.passage]
+    place = place_line(passage.title, passage.heading_path)
+    return f"{place}\n{unit.input}" if place else unit.input
 
 
-def prescore(found: Sequence[Unit], grounds: Grounds, limit: int) -> list[Unit]:
-    """The `limit` units worth embedding, in reading order: best by term coverage, then by passage rank."""
+def likely(found: Sequence[Unit], grounds: Grounds, limit: int) -> list[Unit]:
+    """The `limit` units worth embedding, in reading order: best by term coverage and passage rank."""
     if len(found) <= limit:
         return list(found)
-    order = sorted(
-        range(len(found)), key=lambda at: (-coverage(grounds.terms, found[at].terms) + 0.1 * found[at].passage, at)
-    )
+    value = [
+        WEIGHTS.coverage * coverage(grounds.terms, unit.terms | unit.context_terms) + _place_value(unit, grounds)
+        for unit in found
+    ]
+    order = sorted(range(len(found)), key=lambda at: (-value[at], at))
     return [found[at] for at in sorted(order[:limit])]
 
 
 def score_units(found: Sequence[Unit], cosines: Sequence[float], grounds: Grounds) -> list[Scored]:
-    """Features and score of each unit."""
-    places = [place_terms(passage) for passage in grounds.passages]
+    """Features and score of each unit, in the order given."""
+    asks_number = bool(ASKS_NUMBER.search(grounds.question))
     scored = []
     for unit, cosine in zip(found, cosines, strict=True):
-        own = coverage(grounds.terms, unit.terms)
-        with_place = coverage(grounds.terms, unit.terms | places[unit.passage])
-        value = WEIGHTS[0] + WEIGHTS[1] * cosine + WEIGHTS[2] * own + WEIGHTS[3] * with_place
-        value += WEIGHTS[4] * grounds.cosines[unit.passage] + WEIGHTS[5] * math.log1p(unit.passage)
-        scored.append(Scored(unit, float(cosine), own, with_place, logistic(value)))
+        covered = coverage(grounds.terms, unit.terms | unit.context_terms)
+        missing = asks_number and not HOLDS_NUMBER.search(unit.text)
+        value = (
+            WEIGHTS.intercept
+            + WEIGHTS.cosine * cosine
+            + WEIGHTS.coverage * covered
+            + _place_value(unit, grounds)
+            + WEIGHTS.number_missing * missing
+        )
+        scored.append(Scored(unit, float(cosine), covered, missing, logistic(value)))
     return scored
 
 
+def _place_value(unit: Unit, grounds: Grounds) -> float:
+    """What a unit owes to its passage's rank and score, and to its own length."""
+    return (
+        WEIGHTS.passage_rank * math.log1p(unit.passage)
+        + WEIGHTS.length * math.log1p(len(unit.text.split()))
+        + WEIGHTS.passage_score * (grounds.scores[unit.passage] - grounds.scores[0])
+    )
+
+
 def coverage(terms: Sequence[tuple[str, int, float]], present: frozenset[str]) -> float:
-    """The share of the question's idf that the present terms hold, 0 to 1."""
-    total = sum(idf for _, _, idf in terms)
-    return sum(idf for term, _, idf in terms if term in present) / total if total > 0 else 0.0
-
-
-def place_terms(passage: Passage) -> frozenset[str]:
-    """The terms of a passage's title and headings."""
-    return frozenset(analyze(place_line(passage.title, passage.heading_path)))
+    """The share of the question's idf that the present terms hold, 0 to 1; words of asking do not count."""
+    about = [(term, idf) for term, _, idf in terms if term not in ASKING] or [(term, idf) for term, _, idf in terms]
+    total = math.fsum(idf for _, idf in about)
+    return math.fsum(idf for term, idf in about if term in present) / total if total > 0 else 0.0
 
 
 def logistic(value: float) -> float:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ragstone.core.deadline import Deadline
 from ragstone.core.evidence import AnswerRecord, AnswerSentence, Citation
 from ragstone.core.ports import Embedder
 from ragstone.generate.choice import Choice, ExtractionSettings, choose
-from ragstone.generate.extract import Scored, Unit, prescore, score_units, units
+from ragstone.generate.extract import Scored, likely, score_units, unit_input
 from ragstone.generate.ports import Grounds, Usage
+from ragstone.generate.units import Unit, units
 
 MODEL = "extractive/1"
+BATCH = 8
 
 
 class ExtractiveAnswerer:
@@ -28,20 +28,21 @@ class ExtractiveAnswerer:
 
     async def answer(self, grounds: Grounds, deadline: Deadline) -> tuple[AnswerRecord, Usage]:
         """Quotes that answer, or an abstention; embeds at most `units_max` units."""
-        found = units(grounds.passages)
-        likely = prescore(found, grounds, self._settings.units_max)
-        deadline.check("choosing sentences")
-        cosines = await self._cosines(likely, grounds)
-        scored = score_units(likely, cosines, grounds)
+        worth = likely(units(grounds.passages), grounds, self._settings.units_max)
+        inputs = [unit_input(unit, grounds) for unit in worth]
+        cosines = await self._cosines(inputs, grounds, deadline)
+        scored = score_units(worth, cosines, grounds)
         choice = choose(scored, grounds, self._settings)
-        tokens = sum(self._embedder.count_tokens(unit.text) for unit in likely)
+        tokens = sum(self._embedder.count_tokens(text) for text in inputs)
         return _record(choice, scored, grounds, self._settings), Usage({"sentence_embedding": tokens}, 0)
 
-    async def _cosines(self, likely: list[Unit], grounds: Grounds) -> np.ndarray:
-        if not likely:
-            return np.zeros(0)
-        vectors = await self._embedder.embed_passages([unit.input for unit in likely])
-        return (vectors @ grounds.query.vector).astype(np.float64)
+    async def _cosines(self, inputs: list[str], grounds: Grounds, deadline: Deadline) -> list[float]:
+        cosines: list[float] = []
+        for at in range(0, len(inputs), BATCH):
+            deadline.check("choosing sentences")
+            vectors = await self._embedder.embed_passages(inputs[at : at + BATCH])
+            cosines += (vectors @ grounds.query.vector).astype(float).tolist()
+        return cosines
 
 
 def _record(choice: Choice, scored: list[Scored], grounds: Grounds, settings: ExtractionSettings) -> AnswerRecord:
@@ -55,10 +56,12 @@ def _record(choice: Choice, scored: list[Scored], grounds: Grounds, settings: Ex
         sentences=sentences,
         considered={
             "chunk_id": [grounds.passages[each.unit.passage].chunk_id.hex() for each in scored],
-            "start": [each.unit.start for each in scored],
-            "end": [each.unit.end for each in scored],
+            "start": [each.unit.spans[0][0] for each in scored],
+            "end": [each.unit.spans[-1][1] for each in scored],
+            "kind": [each.unit.kind for each in scored],
             "cosine": [each.cosine for each in scored],
             "coverage": [each.coverage for each in scored],
+            "number_missing": [each.number_missing for each in scored],
             "score": [each.score for each in scored],
             "fate": [choice.fates.get(at, "below_margin") for at in range(len(scored))],
         },
@@ -68,15 +71,21 @@ def _record(choice: Choice, scored: list[Scored], grounds: Grounds, settings: Ex
 
 
 def _sentence(scored: Scored, grounds: Grounds) -> AnswerSentence:
-    passage = grounds.passages[scored.unit.passage]
-    quote = passage.text[scored.unit.start : scored.unit.end]
-    citation = Citation(
+    """One sentence of the answer: the unit's words, a citation for each of its spans."""
+    unit = scored.unit
+    citations = [_citation(unit, span, grounds) for span in unit.spans]
+    joiner = "\n" if unit.kind == "list" else " "
+    return AnswerSentence(joiner.join(each.quote for each in citations), citations, round(scored.score, 6))
+
+
+def _citation(unit: Unit, span: tuple[int, int], grounds: Grounds) -> Citation:
+    passage = grounds.passages[unit.passage]
+    return Citation(
         chunk_id=passage.chunk_id.hex(),
         document_id=passage.document_id,
         source=passage.source,
         source_version=passage.source_version,
-        start=passage.start + scored.unit.start,
-        end=passage.start + scored.unit.end,
-        quote=quote,
+        start=passage.start + span[0],
+        end=passage.start + span[1],
+        quote=passage.text[span[0] : span[1]],
     )
-    return AnswerSentence(text=quote, citations=[citation], support=round(scored.score, 6))

@@ -79,7 +79,9 @@ def _of_passage(at: int, passage: Passage) -> list[Unit]:
             spans = [lead, *items]
             size = sum(end - start for start, end in spans)
             if len(items) <= LIST_ITEMS_MAX and size <= LIST_CHARS_MAX:
-                found.append(unit(spans, "list", ""))
+                # A sentence that announces a list answers nothing without it: the whole takes its place.
+                at_lead = len(found) - len(items) - 1
+                found[at_lead] = unit(spans, "list", "")
         items.clear()
 
     for span in sentences(text):

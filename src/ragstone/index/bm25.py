@@ -53,9 +53,7 @@ class Scorer:
     def __init__(self, terms: Sequence[TermPostings], live: Mask, stats: Statistics, spec: LexicalSpec) -> None:
         self._spec = spec
         self._size = len(live)
-        joined, title = (
-            spec.k1 * (1.0 - spec.b + spec.b * LENGTHS / max(norm, 1e-9)) for norm in stats.norms
-        )
+        joined, title = (spec.k1 * (1.0 - spec.b + spec.b * LENGTHS / max(norm, 1e-9)) for norm in stats.norms)
         self.terms: list[str] = []
         self._seqs: list[npt.NDArray[np.int64]] = []
         self._parts: list[npt.NDArray[np.float64]] = []

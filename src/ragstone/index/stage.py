@@ -112,10 +112,7 @@ class Writer:
         span: range,
     ) -> None:
         documents = tuple(staged_document(self._run, each, seqs) for each in named)
-        rows = tuple(
-            StagedRow(seq, r.row_id, r.chunk_id, r.text_hash, r.text, r.tokens, vectors[r.input_hash], r.joined, r.title)
-            for seq, r in zip(span, new, strict=True)
-        )
+        rows = tuple(_staged_row(seq, row, vectors) for seq, row in zip(span, new, strict=True))
         await self._staging.stage(self._run, StagedBatch(documents, rows))
         for row in rows:
             self._segment.add(LexicalRow(row.seq, row.joined, row.title))
@@ -139,6 +136,11 @@ class Writer:
         if self._segment.rows and self._span is not None:
             await self._staging.segment(self._run, self._span, self._segment.packed())
         self._segment, self._span = SegmentBuilder(), None
+
+
+def _staged_row(seq: int, row: NewRow, vectors: Mapping[bytes, npt.NDArray[np.float16]]) -> StagedRow:
+    ids = (row.row_id, row.chunk_id, row.text_hash)
+    return StagedRow(seq, *ids, row.text, row.tokens, vectors[row.input_hash], row.joined, row.title)
 
 
 async def publish(

@@ -14,9 +14,7 @@ def why(record: RetrievalRecord, hit: HitRecord) -> dict[str, Any]:
     statistics under `fusion`; a rank of None means that the leg's own list did not hold it.
     """
     columns, at = record.candidates, hit.candidate
-    duplicates = [
-        columns.chunk_id[place] for place, original in enumerate(columns.duplicate_of) if original == at
-    ]
+    duplicates = [columns.chunk_id[place] for place, original in enumerate(columns.duplicate_of) if original == at]
     return {
         "legs": {
             "bm25": {

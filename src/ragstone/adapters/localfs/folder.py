@@ -78,8 +78,24 @@ class FolderSource:
 
     async def read(self, listed: SourceObject) -> bytes:
         """The bytes that were listed, or DocumentRejected `changed_during_run`."""
-        path = self._paths.get(listed.key, self._root / listed.key)
-        return await asyncio.to_thread(_read_unchanged, path, listed, self._limits.bytes_max)
+        return await asyncio.to_thread(self._read, listed)
+
+    def _read(self, listed: SourceObject) -> bytes:
+        path = self._paths.get(listed.key) or self._find(listed.key)
+        if path is None:
+            raise changed(listed)
+        return _read_unchanged(path, listed, self._limits.bytes_max)
+
+    def _find(self, key: str) -> Path | None:
+        """Where a key of another instance's scan is; walked for when a name on disk is not the key's NFC."""
+        direct = self._root / key
+        if direct.exists() and direct.resolve().is_relative_to(self._root.resolve()):
+            return direct
+        try:
+            found = self._entries(_Listing(""))
+            return next((path for path in found if _shown(path, self._root) == key), None)
+        except UsageError:
+            return None
 
     def _scan(self) -> _Listing:
         listing = _Listing(scan_order())

@@ -240,9 +240,7 @@ def _key_of(found: Mapping[str, Any]) -> str:
     if key is None or key == "":
         raise _BadRecordError("missing_id", "has no `_id`", field="_id")
     if not isinstance(key, str):
-        raise _BadRecordError(
-            "wrong_type", "has an `_id` that is neither a string nor an integer", field="_id"
-        )
+        raise _BadRecordError("wrong_type", "has an `_id` that is neither a string nor an integer", field="_id")
     if not key.strip() or not _storable(key):
         raise _BadRecordError("wrong_type", "has an `_id` that is blank or no storable text", field="_id")
     return key
@@ -265,9 +263,7 @@ def _metadata(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _scalar(value: Any) -> bool:
-    return (
-        value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
-    )
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _acl(found: Mapping[str, Any], key: str) -> tuple[str, ...] | None:
@@ -284,9 +280,7 @@ def _storable(value: Any) -> bool:
     """Whether text can be stored: JSON can escape NUL and half a surrogate pair, UTF-8 and SQL cannot."""
     if isinstance(value, list):
         return all(map(_storable, value))
-    return not isinstance(value, str) or not (
-        "\0" in value or any("\ud800" <= char <= "\udfff" for char in value)
-    )
+    return not isinstance(value, str) or not ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value))
 
 
 def _refuse_unstorable(record: _Record) -> None:

@@ -49,9 +49,7 @@ def open_source(location: str, limits: ParseLimits) -> SourceReader:
 
 def _refuse_remote(location: str) -> None:
     if not location.strip():
-        raise UsageError(
-            "the source's path is empty", doing=_DOING, next_step="name a folder: ragstone ingest ./docs"
-        )
+        raise UsageError("the source's path is empty", doing=_DOING, next_step="name a folder: ragstone ingest ./docs")
     found = _SCHEME.match(location)
     if found is None:
         return

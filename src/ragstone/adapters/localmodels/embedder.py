@@ -84,9 +84,7 @@ class OnnxEmbedder:
             raise failed.exceptions[0] from None
         return vectors
 
-    async def _embed_rows(
-        self, rows: Iterator[int], texts: Sequence[str], vectors: npt.NDArray[np.float32]
-    ) -> None:
+    async def _embed_rows(self, rows: Iterator[int], texts: Sequence[str], vectors: npt.NDArray[np.float32]) -> None:
         for row in rows:
             vectors[row] = await self._compute.run(self._embed, self._spec.passage_prefix + texts[row])
 

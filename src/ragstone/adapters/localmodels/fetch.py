@@ -292,9 +292,7 @@ def _names(model: LocalModel) -> str:
     return " and ".join(file.stored for file in model.files)
 
 
-def _no_route(
-    model: LocalModel, cache: ModelCache, failures: list[tuple[Route, _RouteFailedError]]
-) -> RagstoneError:
+def _no_route(model: LocalModel, cache: ModelCache, failures: list[tuple[Route, _RouteFailedError]]) -> RagstoneError:
     reasons = "".join(f"\n  {route}: {reason}" for route, reason in failures)
     folder = cache.path(model)
     files = "".join(f"\n    {file.stored}  {file.size:,} bytes  sha256 {file.sha256}" for file in model.files)
@@ -323,9 +321,7 @@ def run_child() -> None:
         code = getattr(fault, "errno", None)
         if code == errno.EFBIG:
             sys.exit(f"more than {order['bytes_max']} bytes were sent")
-        sys.exit(
-            _EXIT_DISK_FULL if code in DISK_FULL else f"{type(fault).__name__}: {fault}".replace("\n", " ")
-        )
+        sys.exit(_EXIT_DISK_FULL if code in DISK_FULL else f"{type(fault).__name__}: {fault}".replace("\n", " "))
 
 
 def _maven_child(order: dict[str, Any]) -> None:

@@ -24,9 +24,7 @@ class MemoryCatalog:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    async def view(
-        self, tenant: str, corpus: str, as_of: str | None, asker: Asker
-    ) -> tuple[View, EmbeddingSpec]:
+    async def view(self, tenant: str, corpus: str, as_of: str | None, asker: Asker) -> tuple[View, EmbeddingSpec]:
         """The corpus as it serves now, or as of a version number or an ISO time."""
         found = self._state.corpora.get(corpus_id(tenant, corpus))
         if found is None or not found.head:

@@ -117,8 +117,7 @@ class Index:
         """The postings of a question's terms, in the order of the segments."""
         segments = [self.segments[key].terms for key in sorted(self.segments)]
         return tuple(
-            TermPostings(term, count, tuple(held[term] for held in segments if term in held))
-            for term, count in terms
+            TermPostings(term, count, tuple(held[term] for held in segments if term in held)) for term, count in terms
         )
 
     def open_seqs(self) -> Seqs:

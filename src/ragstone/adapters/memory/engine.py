@@ -73,9 +73,7 @@ class MemoryEngine:
         terms[:, seen] = scorer.by_term(seqs[seen])
         dense = np.zeros(len(seqs))
         dense[seen] = cosines(index.vectors[seqs[seen]], query.vector)
-        rows = [
-            index.rows[seq] if here else None for seq, here in zip(seqs.tolist(), seen.tolist(), strict=True)
-        ]
+        rows = [index.rows[seq] if here else None for seq, here in zip(seqs.tolist(), seen.tolist(), strict=True)]
         return RowScores(
             bm25=summed(terms),
             dense=dense,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a publish moves: new versions with what each replaces, versions that go, rows opened and closed."""
+    """What a publish moves: new versions and what each replaces, versions that go, rows opened and closed."""
 
     fresh: tuple[tuple[Docversion, Membership | None], ...]
     gone: tuple[Docversion, ...]
@@ -104,7 +104,7 @@ class MemoryPublication:
         planned = (self._outcome.documents, self._outcome.rows)
         if (documents, rows) != planned:
             raise IntegrityError(
-                f"the run wrote {planned[0]} documents and {planned[1]} rows, the store holds {documents} and {rows}",
+                f"{planned[0]} documents and {planned[1]} rows were written, here are {documents} and {rows}",
                 doing="publishing",
                 next_step="run the same command again; nothing was published",
             )
@@ -116,10 +116,7 @@ class MemoryPublication:
         stale: list[str] = []
         for one in staged:
             was = self._corpus.documents[one.staged.document_id].head
-            if (
-                was
-                and self._corpus.docversions[was.docversion_id].staged.source_order >= one.staged.source_order
-            ):
+            if was and self._corpus.docversions[was.docversion_id].staged.source_order >= one.staged.source_order:
                 stale.append(one.staged.key)
             else:
                 fresh.append((one, was))
@@ -140,9 +137,7 @@ class MemoryPublication:
         for one in docversions:
             chunks = tuple(self._index.rows[seq].chunk_id for seq in one.seqs.tolist())
             staged = one.staged
-            lines.append(
-                ChangedDocument(staged.document_id, staged.key, staged.object_version, staged.leaf, chunks)
-            )
+            lines.append(ChangedDocument(staged.document_id, staged.key, staged.object_version, staged.leaf, chunks))
         return tuple(sorted(lines, key=lambda line: line.key))
 
     def _leaves(self, fresh: list[Docversion], gone: list[Docversion]) -> Mapping[int, tuple[bytes, ...]]:

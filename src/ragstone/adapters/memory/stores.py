@@ -23,9 +23,7 @@ class MemoryEmbeddingCache:
     def __init__(self) -> None:
         self._vectors: dict[tuple[bytes, bytes], npt.NDArray[np.float16]] = {}
 
-    async def get(
-        self, embedding_id: bytes, hashes: Sequence[bytes]
-    ) -> Mapping[bytes, npt.NDArray[np.float16]]:
+    async def get(self, embedding_id: bytes, hashes: Sequence[bytes]) -> Mapping[bytes, npt.NDArray[np.float16]]:
         """The vectors that are known."""
         places = {each: (embedding_id, each) for each in hashes}
         return {each: self._vectors[place] for each, place in places.items() if place in self._vectors}
@@ -45,9 +43,7 @@ class MemoryObjects:
     async def put(self, key: str, data: bytes) -> None:
         """Keep bytes; other bytes under a known key are a fault."""
         if self._held.setdefault(key, data) != data:
-            raise IntegrityError(
-                f"object {key!r} is already there with other bytes", doing="storing an object"
-            )
+            raise IntegrityError(f"object {key!r} is already there with other bytes", doing="storing an object")
 
     async def get(self, key: str) -> bytes:
         """The bytes. NotFound if missing."""
@@ -72,9 +68,7 @@ class MemoryEvidence:
             for stage, unit, quantity, cost in envelope.ledger:
                 self.ledger.setdefault((ident, stage, unit), (quantity, cost))
 
-    async def get(
-        self, tenant_corpora: bytes | None, ident: uuid.UUID
-    ) -> tuple[ev.Evidence, ev.EvidenceText | None]:
+    async def get(self, tenant_corpora: bytes | None, ident: uuid.UUID) -> tuple[ev.Evidence, ev.EvidenceText | None]:
         """A record by its id, with its words. NotFound."""
         held = self._records.get(ident)
         if held is None or tenant_corpora not in {None, held[0]}:

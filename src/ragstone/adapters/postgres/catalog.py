@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 
 from ragstone.adapters.postgres.database import Connection, Database
+from ragstone.adapters.postgres.runs import acl_id
 from ragstone.core.deadline import Deadline
 from ragstone.core.errors import NotFound, UsageError
 from ragstone.core.ids import corpus_id
 from ragstone.core.nouns import PUBLIC, Asker, EmbeddingSpec, Passage
 from ragstone.core.ports import View
-from ragstone.adapters.postgres.runs import acl_id
 
 HEAD = """
 select c.corpus_id, c.head, c.epoch, c.access,

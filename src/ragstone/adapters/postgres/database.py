@@ -99,7 +99,9 @@ def as_ours(error: BaseException, doing: str) -> RagstoneError | None:
     first = str(error).strip().split("\n")[0]
     if isinstance(error, pg.DiskFull):
         return ResourceExhausted(
-            f"the database's disk is full: {first}", doing=doing, next_step="free space, then run the same command again"
+            f"the database's disk is full: {first}",
+            doing=doing,
+            next_step="free space, then run the same command again",
         )
     if isinstance(error, pg.QueryCanceled):
         return DeadlineExceeded(
@@ -139,7 +141,8 @@ async def migrate(connection: Connection) -> None:
         await connection.execute("select pg_advisory_lock(%s)", (MIGRATION_LOCK,))
         try:
             await _prepare(connection)
-            done = dict(await (await connection.execute("select number, digest from ragstone.migration")).fetchall())
+            rows = await (await connection.execute("select number, digest from ragstone.migration")).fetchall()
+            done: dict[int, str] = {int(row[0]): str(row[1]) for row in rows}
             for number, name, sql in migrations():
                 await _apply(connection, number, name, sql, done.get(number))
             _refuse_newer(done)

@@ -48,9 +48,7 @@ def storage_error(error: OSError, path: Path, doing: str) -> RagstoneError:
             doing=doing,
             next_step="choose a folder that you can write to with RAGSTONE_HOME, or set DATABASE_URL",
         )
-    return Unavailable(
-        f"{path} failed: {error}", doing=doing, next_step="look at the file system, or set DATABASE_URL"
-    )
+    return Unavailable(f"{path} failed: {error}", doing=doing, next_step="look at the file system, or set DATABASE_URL")
 
 
 def full_disk(path: Path, doing: str) -> ResourceExhausted:

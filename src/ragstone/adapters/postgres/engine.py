@@ -114,8 +114,8 @@ class PostgresEngine:
             sql = HNSW.format(index=view.index_id.hex(), dimensions=dimensions, some=some)
             ef_search = min(self._limits.ef_search_max, max(40, 2 * depth))
             await connection.execute(
-                "select set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true),"
-                " set_config('plan_cache_mode', 'force_custom_plan', true)",
+                "select set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true)"
+                ", set_config('plan_cache_mode', 'force_custom_plan', true)",
                 (str(ef_search),),
             )
             path = f"hnsw(ef={ef_search},relaxed_order)"

@@ -63,7 +63,7 @@ def _order(one: Comparison, column: str, params: list[Any]) -> str:
     sign = SIGNS[one.operator]
     if isinstance(one.value, str):
         params += [one.key, one.key, one.value]
-        return f"(jsonb_typeof({column}->%s) = 'string' and ({column}->>%s) collate \"C\" {sign} %s collate \"C\")"
+        return f'(jsonb_typeof({column}->%s) = \'string\' and ({column}->>%s) collate "C" {sign} %s collate "C")'
     # The case keeps the cast away from values that are no numbers: `and` promises no order of evaluation.
     params += [one.key, one.key, repr(one.value)]
     return f"case when jsonb_typeof({column}->%s) = 'number' then ({column}->>%s)::numeric {sign} %s::numeric end"

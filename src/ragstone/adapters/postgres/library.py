@@ -6,6 +6,7 @@ from typing import Any
 
 from ragstone.adapters.postgres.catalog import as_of_value
 from ragstone.adapters.postgres.database import Connection, Database
+from ragstone.adapters.postgres.runs import OPEN
 from ragstone.core.errors import NotFound, UsageError
 from ragstone.core.ids import corpus_id
 from ragstone.core.nouns import Asker
@@ -83,7 +84,7 @@ class PostgresLibrary:
             names = await _names(connection, tenant, corpus, asker, as_of)
             names |= {"after": after, "limit": limit + 1}
             total = await (await connection.execute(f"{DOCUMENTS} select count(*) from everything", names)).fetchone()
-            where = "where (e.key || chr(1) || e.source) collate \"C\" > %(after)s collate \"C\""
+            where = 'where (e.key || chr(1) || e.source) collate "C" > %(after)s collate "C"'
             order = 'order by (e.key || chr(1) || e.source) collate "C" limit %(limit)s'
             rows = await (await connection.execute(f"{DOCUMENTS} {LISTED} {where} {order}", names)).fetchall()
         lines = [_document(row) for row in rows[:limit]]
@@ -114,7 +115,7 @@ class PostgresLibrary:
             metadata=found[0] if found else {},
             chunks=tuple(ChunkLine(bytes(c[0]).hex(), c[1], c[2], c[3], tuple(c[4]), c[5], c[6]) for c in chunks),
             versions=tuple(
-                {"from": h[0], "until": h[1] if h[1] < 2147483647 else None, "object_version": h[2],
+                {"from": h[0], "until": h[1] if h[1] < OPEN else None, "object_version": h[2],
                  "indexed_at": h[3].isoformat()}
                 for h in history
             ),
@@ -123,7 +124,7 @@ class PostgresLibrary:
     async def quarantine(self, tenant: str, corpus: str, after: str, limit: int) -> Page:
         """What is in quarantine."""
         names = {"corpus": corpus_id(tenant, corpus), "after": after, "limit": limit + 1}
-        where = "and (q.key || chr(1) || s.name) collate \"C\" > %(after)s collate \"C\""
+        where = 'and (q.key || chr(1) || s.name) collate "C" > %(after)s collate "C"'
         order = 'order by (q.key || chr(1) || s.name) collate "C" limit %(limit)s'
         async with self._database.connection("listing quarantine") as connection:
             await _known(connection, names, corpus)
@@ -133,9 +134,7 @@ class PostgresLibrary:
                 )
             ).fetchone()
             rows = await (await connection.execute(f"{QUARANTINE} {where} {order}", names)).fetchall()
-        lines = [
-            QuarantineLine(f"{r[0]}:{r[1]}" if r[8] else r[1], *r[:7], at=r[7].isoformat()) for r in rows[:limit]
-        ]
+        lines = [_quarantined(row) for row in rows[:limit]]
         cursor = f"{lines[-1].key}\x01{lines[-1].source}" if len(rows) > limit else None
         return Page(lines, int(total[0]) if total else 0, cursor)
 
@@ -157,11 +156,11 @@ class PostgresLibrary:
             select s.location, count(m.document_id) from source s
             left join document d on d.corpus_id = s.corpus_id and d.source_id = s.source_id
             left join membership m on m.corpus_id = d.corpus_id and m.document_id = d.document_id
-                 and m.v_to = 2147483647
+                 and m.v_to = %s
             where s.corpus_id = %s and s.name = %s group by s.location
         """
         async with self._database.connection("reading a source") as connection:
-            row = await (await connection.execute(sql, (corpus_id(tenant, corpus), source))).fetchone()
+            row = await (await connection.execute(sql, (OPEN, corpus_id(tenant, corpus), source))).fetchone()
         return (int(row[1]), str(row[0])) if row else (0, "")
 
 
@@ -169,14 +168,14 @@ async def _known(connection: Connection, names: dict[str, Any], corpus: str) -> 
     row = await (await connection.execute("select head from corpus where corpus_id = %(corpus)s", names)).fetchone()
     if row is None:
         raise NotFound(
-            f"unknown corpus {corpus!r}", doing="reading the catalog", next_step="ingest something first: ragstone ingest FOLDER"
+            f"unknown corpus {corpus!r}",
+            doing="reading the catalog",
+            next_step="ingest something first: ragstone ingest FOLDER",
         )
     return int(row[0])
 
 
-async def _names(
-    connection: Connection, tenant: str, corpus: str, asker: Asker, as_of: str | None
-) -> dict[str, Any]:
+async def _names(connection: Connection, tenant: str, corpus: str, asker: Asker, as_of: str | None) -> dict[str, Any]:
     names: dict[str, Any] = {"corpus": corpus_id(tenant, corpus), "principals": sorted(asker.principals)}
     head = names["v"] = await _known(connection, names, corpus)
     if as_of is not None:
@@ -209,6 +208,12 @@ def _only(rows: list[Any], document: str, corpus: str) -> Any:
             next_step="name one of them as SOURCE:ID",
         )
     return rows[0]
+
+
+def _quarantined(row: Any) -> QuarantineLine:
+    source, key, object_version, reason, message, field, next_step, at, shared = row
+    ident = f"{source}:{key}" if shared else key
+    return QuarantineLine(ident, source, key, object_version, reason, message, field, next_step, at.isoformat())
 
 
 def _document(row: Any) -> DocumentLine:

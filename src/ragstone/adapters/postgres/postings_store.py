@@ -127,8 +127,7 @@ class PostingsStore:
                 next_step="ask again",
             )
         return tuple(
-            TermPostings(term, count, tuple(piece for piece in found[term] if len(piece.seqs)))
-            for term, count in terms
+            TermPostings(term, count, tuple(piece for piece in found[term] if len(piece.seqs))) for term, count in terms
         )
 
     async def _gather(

@@ -71,26 +71,35 @@ select f.document_id, f.key, f.object_version, f.leaf,
              order by p.ordinal)
 from {table} f order by f.key
 """
-MOVE = (
-    "update membership m set v_to = %(v)s from (select document_id from fresh where old is not null"
-    " union all select document_id from gone) o"
-    " where m.corpus_id = %(corpus)s and m.document_id = o.document_id and m.v_to = %(open)s",
-    "insert into membership (corpus_id, document_id, docversion_id, v_from)"
-    " select %(corpus)s, document_id, docversion_id, %(v)s from fresh",
-    "update live l set v_to = %(v)s from closed c where l.corpus_id = %(corpus)s and l.index_id = %(index)s"
-    " and l.seq = c.seq and l.v_to = %(open)s",
-    "insert into live (corpus_id, index_id, seq, v_from) select %(corpus)s, %(index)s, seq, %(v)s from opened",
-    "update docversion dv set state = 'published' from fresh f"
-    " where dv.corpus_id = %(corpus)s and dv.docversion_id = f.docversion_id",
-    "with moved as (update document d set acl_id = dv.acl_id from docversion dv join fresh f"
-    " on f.docversion_id = dv.docversion_id where d.corpus_id = %(corpus)s and dv.corpus_id = %(corpus)s"
-    " and d.document_id = dv.document_id and d.acl_id <> dv.acl_id returning 1)"
-    " update corpus set epoch = epoch + (select count(*) from moved) where corpus_id = %(corpus)s",
-    "update corpus set head = %(v)s, index_id = %(index)s where corpus_id = %(corpus)s",
-    "update index set state = 'serving' where corpus_id = %(corpus)s and index_id = %(index)s",
-    "update run set state = 'published', ended_at = clock_timestamp()"
-    " where corpus_id = %(corpus)s and run_id = %(run)s",
+MOVE = """
+update membership m set v_to = %(v)s
+from (select document_id from fresh where old is not null union all select document_id from gone) o
+where m.corpus_id = %(corpus)s and m.document_id = o.document_id and m.v_to = %(open)s;
+
+insert into membership (corpus_id, document_id, docversion_id, v_from)
+select %(corpus)s, document_id, docversion_id, %(v)s from fresh;
+
+update live l set v_to = %(v)s from closed c
+where l.corpus_id = %(corpus)s and l.index_id = %(index)s and l.seq = c.seq and l.v_to = %(open)s;
+
+insert into live (corpus_id, index_id, seq, v_from) select %(corpus)s, %(index)s, seq, %(v)s from opened;
+
+update docversion dv set state = 'published' from fresh f
+where dv.corpus_id = %(corpus)s and dv.docversion_id = f.docversion_id;
+
+with moved as (
+  update document d set acl_id = dv.acl_id from docversion dv join fresh f on f.docversion_id = dv.docversion_id
+  where d.corpus_id = %(corpus)s and dv.corpus_id = %(corpus)s and d.document_id = dv.document_id
+    and d.acl_id <> dv.acl_id returning 1
 )
+update corpus set epoch = epoch + (select count(*) from moved) where corpus_id = %(corpus)s;
+
+update corpus set head = %(v)s, index_id = %(index)s where corpus_id = %(corpus)s;
+
+update index set state = 'serving' where corpus_id = %(corpus)s and index_id = %(index)s;
+
+update run set state = 'published', ended_at = clock_timestamp() where corpus_id = %(corpus)s and run_id = %(run)s
+"""
 
 
 class PostgresPublisher:
@@ -187,7 +196,8 @@ class PostgresPublication:
         planned = (self._outcome.documents, self._outcome.rows)
         if found != planned:
             raise IntegrityError(
-                f"the run wrote {planned[0]} documents and {planned[1]} rows, the database holds {found[0]} and {found[1]}",
+                f"the run wrote {planned[0]} documents and {planned[1]} rows,"
+                f" the database holds {found[0]} and {found[1]}",
                 doing="publishing",
                 next_step="run the same command again; nothing was published",
             )
@@ -222,7 +232,7 @@ class PostgresPublication:
         assert self._change is not None
         change = self._change
         self._names["v"] = change.version
-        for sql in MOVE:
+        for sql in MOVE.split(";\n"):
             await self._run_sql(sql)
         await self._connection.execute(
             "insert into version (corpus_id, v, parent, kind, index_id, run_id, merkle_root, buckets, manifest_key,"
@@ -266,8 +276,16 @@ class PostgresPublication:
                 " where (q.object_version, q.reason, q.message)"
                 " is distinct from (excluded.object_version, excluded.reason, excluded.message)",
                 [
-                    (self._run.corpus_id, self._run.source_id, e.key, e.object_version, e.reason, e.message, e.field,
-                     e.next_step)
+                    (
+                        self._run.corpus_id,
+                        self._run.source_id,
+                        e.key,
+                        e.object_version,
+                        e.reason,
+                        e.message,
+                        e.field,
+                        e.next_step,
+                    )
                     for e in self._outcome.quarantine
-                ],  # fmt: skip
+                ],
             )

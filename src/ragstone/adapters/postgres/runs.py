@@ -255,10 +255,20 @@ class PostgresRuns:
                 "insert into docversion (corpus_id, docversion_id, document_id, object_version, source_order, title,"
                 " metadata, acl_id, leaf, run_id) values (%s, %s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s)",
                 [
-                    (run.corpus_id, d.docversion_id, d.document_id, d.object_version, d.source_order, d.title,
-                     json.dumps(dict(d.metadata), ensure_ascii=False), acl_id(d.acl), d.leaf, run.run_id)
+                    (
+                        run.corpus_id,
+                        d.docversion_id,
+                        d.document_id,
+                        d.object_version,
+                        d.source_order,
+                        d.title,
+                        json.dumps(dict(d.metadata), ensure_ascii=False),
+                        acl_id(d.acl),
+                        d.leaf,
+                        run.run_id,
+                    )
                     for d in documents
-                ],  # fmt: skip
+                ],
             )
         columns = "corpus_id, docversion_id, index_id, seq, ordinal, span_start, span_end, heading_path"
         async with connection.cursor().copy(f"copy placement ({columns}) from stdin (format binary)") as copy:

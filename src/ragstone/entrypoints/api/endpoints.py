@@ -59,9 +59,7 @@ async def evidence(request: Request) -> Response:
     async with service.gate.place(deadline):
         record, words = await in_time(service.system.find_evidence(ident), deadline, "reading evidence")
     if record.asker != [PUBLIC] and not is_believed(request, loopback_only=service.loopback_only):
-        raise NotFound(
-            f"no evidence with id {ident}", doing="reading evidence", next_step="ask on the machine itself"
-        )
+        raise NotFound(f"no evidence with id {ident}", doing="reading evidence", next_step="ask on the machine itself")
     return document_response(evidence_document(record, words))
 
 

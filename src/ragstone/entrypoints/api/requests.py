@@ -76,9 +76,7 @@ def query_of(request: Request) -> SearchRequest:
     values: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name in values:
-            raise HttpError(
-                f"the parameter {name!r} comes twice", field=name, doing=DOING, next_step="send it once"
-            )
+            raise HttpError(f"the parameter {name!r} comes twice", field=name, doing=DOING, next_step="send it once")
         values[name] = value
     if "q" in values:
         values["query"] = values.pop("q")
@@ -95,12 +93,11 @@ def wrong_field(error: Exception, kind: type[msgspec.Struct]) -> HttpError:
     field = (found.group(1) or found.group(2) or "") if found else ""
     known = ", ".join(each.encode_name for each in msgspec.structs.fields(kind))
     if isinstance(error, msgspec.ValidationError):
-        return HttpError(
-            text, field=field, doing=DOING, next_step=f"mend that field; the fields are: {known}"
-        )
-    return HttpError(
-        f"the body is not JSON: {text}", doing=DOING, next_step=f"send a JSON object with: {known}"
-    )
+        said, _, place = text.partition(" - at ")
+        if field and place:
+            text = f"the field {field!r} is wrong: {said[0].lower()}{said[1:]}"
+        return HttpError(text, field=field, doing=DOING, next_step=f"mend that field; the fields are: {known}")
+    return HttpError(f"the body is not JSON: {text}", doing=DOING, next_step=f"send a JSON object with: {known}")
 
 
 async def _bytes(request: Request) -> bytes:

@@ -86,9 +86,7 @@ def _refused(error: OSError, host: str, port: int) -> UsageError:
             next_step="stop that process, or take another port: --port 0 finds a free one",
         )
     if error.errno == errno.EACCES:
-        return UsageError(
-            f"port {port} is not allowed to this user", doing=DOING, next_step="take one above 1023"
-        )
+        return UsageError(f"port {port} is not allowed to this user", doing=DOING, next_step="take one above 1023")
     return UsageError(
         f"cannot listen on {host}:{port}: {error.strerror}", doing=DOING, next_step="use --host 127.0.0.1"
     )

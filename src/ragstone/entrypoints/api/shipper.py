@@ -42,9 +42,7 @@ class Shipper:
             async with asyncio.timeout(LAST_WITHIN_S):
                 await self._system.ship()
         except (RagstoneError, TimeoutError) as error:
-            logger.warning(
-                "evidence waits in %s for the next start: %s", self._system.home / "spool", _first(error)
-            )
+            logger.warning("evidence waits in %s for the next start: %s", self._system.home / "spool", _first(error))
 
     async def _turn(self) -> None:
         try:

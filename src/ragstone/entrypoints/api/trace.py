@@ -6,9 +6,7 @@ import os
 import re
 
 # Versions beyond 00 may carry more fields after a dash; ff is forbidden, and so are ids of zeros.
-TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
-)
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
 def trace_id_of(traceparent: str | None) -> str:

@@ -10,8 +10,8 @@ import click
 import msgspec
 
 from ragstone.bootstrap import environment
-from ragstone.entrypoints.health import Check, examine
 from ragstone.entrypoints.cli.common import echo, echo_json, guarded, json_option, settings_of, with_system
+from ragstone.entrypoints.health import Check, examine
 from ragstone.settings import load
 
 MARKS = {"ok": "ok  ", "warning": "warn", "failed": "FAIL"}

@@ -64,9 +64,7 @@ def list_documents(
     ctx: click.Context, limit: int, cursor: str, as_of: str | None, asker: str | None, corpus: str, as_json: bool
 ) -> None:
     """List documents with their state: live, stale or quarantined."""
-    page = _listing(
-        ctx, lambda library: library.documents(TENANT, corpus, asker_of(asker), as_of, cursor, limit)
-    )
+    page = _listing(ctx, lambda library: library.documents(TENANT, corpus, asker_of(asker), as_of, cursor, limit))
     _show(page, documents_page, as_json=as_json)
 
 
@@ -78,9 +76,7 @@ def list_documents(
 @json_option
 @click.pass_context
 @guarded
-def show(
-    ctx: click.Context, document: str, as_of: str | None, asker: str | None, corpus: str, as_json: bool
-) -> None:
+def show(ctx: click.Context, document: str, as_of: str | None, asker: str | None, corpus: str, as_json: bool) -> None:
     """Show DOCUMENT (its id, or SOURCE:ID): metadata, chunks with their places, and its versions."""
     detail: DocumentDetail = _listing(
         ctx, lambda library: library.document(TENANT, corpus, asker_of(asker), as_of, document)

@@ -105,9 +105,7 @@ def search(
     outcome = with_system(ctx, work)
     following = None
     if outcome.has_more:
-        following = encode_cursor(
-            offset + limit, outcome.record.corpus_version, question, filters, options["corpus"]
-        )
+        following = encode_cursor(offset + limit, outcome.record.corpus_version, question, filters, options["corpus"])
     if as_json:
         echo_json(search_document(outcome, following))
     else:
@@ -115,9 +113,7 @@ def search(
     _end(outcome, fail_on)
 
 
-def _question(
-    ctx: click.Context, text: str, options: dict[str, Any], limit: int = 10, offset: int = 0
-) -> Question:
+def _question(ctx: click.Context, text: str, options: dict[str, Any], limit: int = 10, offset: int = 0) -> Question:
     settings = settings_of(ctx)
     if "\0" in text:
         raise UsageError("the question holds a NUL character", doing="reading the question", next_step="leave it out")

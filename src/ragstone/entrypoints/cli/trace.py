@@ -9,7 +9,16 @@ import click
 from ragstone.bootstrap import System
 from ragstone.core.evidence import Evidence, EvidenceText
 from ragstone.core.ids import corpus_id
-from ragstone.entrypoints.cli.common import TENANT, corpus_option, echo, echo_json, guarded, json_option, ship, with_system
+from ragstone.entrypoints.cli.common import (
+    TENANT,
+    corpus_option,
+    echo,
+    echo_json,
+    guarded,
+    json_option,
+    ship,
+    with_system,
+)
 from ragstone.entrypoints.documents import evidence_document
 from ragstone.observe.lists import traces_page
 from ragstone.observe.page import trace_page

@@ -146,9 +146,7 @@ class _Walk:
         if "{" in raw or "<" in raw:
             raw = _UNSEEN.sub("", raw)
             # An autolink is content and looks like a tag; a block of nothing but real tags is none.
-            raw = _TAG.sub(
-                lambda tag: tag.group() if "://" in tag.group() and "=" not in tag.group() else "", raw
-            )
+            raw = _TAG.sub(lambda tag: tag.group() if "://" in tag.group() and "=" not in tag.group() else "", raw)
         return bool(raw.strip(" \t\n>|*+-"))
 
     def heading(self, start: int, end: int, level: int, content: str) -> None:
@@ -171,9 +169,7 @@ class _Walk:
         parts = tuple((max(first, start), last) for first, last in parts)
         self.found.append(Block(kind, start, end, heading_path=self.path(), parts=parts))
 
-    def parts(
-        self, kind: BlockKind, group: Sequence[Token], start: int, end: int
-    ) -> tuple[tuple[int, int], ...]:
+    def parts(self, kind: BlockKind, group: Sequence[Token], start: int, end: int) -> tuple[tuple[int, int], ...]:
         """Where the block may be cut."""
         if kind == "paragraph":
             return tuple((start + a, start + b) for a, b in sentences(self.text[start:end]))

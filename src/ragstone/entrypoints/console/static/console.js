@@ -103,7 +103,7 @@ function show(answer) {
 
 function sentences(answer, rankOf) {
   return answer.sentences.map((sentence) => {
-    const line = make("p", { class: "sentence" }, sentence.text);
+    const marks = make("span", { class: "marks" });
     for (const citation of sentence.citations) {
       const rank = rankOf.get(citation.chunk_id);
       const marker = make("a", {
@@ -114,10 +114,10 @@ function sentences(answer, rankOf) {
         "aria-label": `Citation: passage ${rank}, ${citation.document_id}`,
       });
       marker.addEventListener("click", () => openPassage(rank));
-      line.append(marker);
+      marks.append(marker);
     }
-    line.append(make("span", { class: "support", text: `support ${number(sentence.support, 2)}` }));
-    return line;
+    marks.append(make("span", { class: "support", text: `support ${number(sentence.support, 2)}` }));
+    return make("p", { class: "sentence" }, make("span", { class: "quote", text: sentence.text }), marks);
   });
 }
 
