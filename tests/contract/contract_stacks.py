@@ -185,6 +185,12 @@ async def staged(stack: Stack, run: Run, documents: Sequence[IncomingDocument]) 
     return writer
 
 
+async def keyed(stack: Stack, corpus: str, secret: bytes) -> None:
+    """Make a corpus whose Merkle secret is known."""
+    await stack.runs.end(await stack.runs.begin(start(corpus)), "unchanged")
+    await stack.set_secret(ident(corpus), secret)
+
+
 def ident(corpus: str) -> bytes:
     return corpus_id(TENANT, corpus)
 

@@ -102,9 +102,7 @@ async def test_dead_rows_stay_out(graph):
 async def test_a_narrow_filter_is_exact(graph):
     """A filter that leaves few rows is answered exactly: no graph walk can miss them."""
     stack, view = graph
-    hits = await stack.engine.search(
-        view, "dense", await ask("oak"), parse_filter("year = 2013"), DEPTH, soon()
-    )
+    hits = await stack.engine.search(view, "dense", await ask("oak"), parse_filter("year = 2013"), DEPTH, soon())
     assert hits.path == "exact(filtered)" or hits.matching > 50
     tree = parse_filter('year = 2013 and lang = "en" and tags listContains "a"')
     hits = await stack.engine.search(view, "dense", await ask("oak"), tree, 100, soon())

@@ -48,9 +48,7 @@ EMPTY = ["", "   \n\t", "the of and", "?!…", "\U0001faa8"]
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def twins(memory: Stack, postgres: Stack) -> tuple[tuple[Stack, View], tuple[Stack, View]]:
     """The same random corpus of 300 rows in both engines: 20 documents replaced and 10 deleted after the first."""
-    changed = [
-        replace(one, object_version="2", source_order="2") for one in random_documents(seed=8, count=20)
-    ]
+    changed = [replace(one, object_version="2", source_order="2") for one in random_documents(seed=8, count=20)]
     views = []
     for stack in (memory, postgres):
         await Ingest(CORPUS, DOCUMENTS).into(stack)
@@ -262,9 +260,7 @@ async def test_an_unpublished_run_is_invisible(stack):
     passages = await stack.catalog.passages(view, [0, 25, 59, 10_000], soon())
     assert {seq: one.document_id for seq, one in passages.items()} == {0: "d0"}
     await stack.runs.end(run, "failed")
-    await Ingest(corpus, [document(f"d{n}", "oak river", "oak") for n in range(20)], source="other").into(
-        stack
-    )
+    await Ingest(corpus, [document(f"d{n}", "oak river", "oak") for n in range(20)], source="other").into(stack)
     assert (await legs(stack, await stack.view(corpus), query, 100))[0].matching == 60
 
 

@@ -37,12 +37,8 @@ class Asked:
 
 
 def retrieval() -> ev.RetrievalRecord:
-    fusion = ev.FusionRecord(
-        "z", {"bm25": 1.0}, 1, {"bm25": 0.5}, {"bm25": 0.0}, {"bm25": 0.5}, {"bm25": 0.5}, 60
-    )
-    columns = ev.CandidateColumns(
-        [4], ["00"], [0.5], [1], [0.0], [0.1], [0], [0.0], [0.0], ["returned"], [-1]
-    )
+    fusion = ev.FusionRecord("z", {"bm25": 1.0}, 1, {"bm25": 0.5}, {"bm25": 0.0}, {"bm25": 0.5}, {"bm25": 0.5}, 60)
+    columns = ev.CandidateColumns([4], ["00"], [0.5], [1], [0.0], [0.1], [0], [0.0], [0.0], ["returned"], [-1])
     leg = ev.LegRecord("bm25", "postings", 100, 1, 1, 0)
     return ev.RetrievalRecord([["oak", 1, 0.3]], "", None, [leg], fusion, columns, [], 0, 10)
 

@@ -8,12 +8,12 @@ import json
 import pytest
 from contract_stacks import (
     Ingest,
-    Stack,
     document,
     document_ident,
     found,
     fresh,
     ident,
+    keyed,
     recipe,
     soon,
     staged,
@@ -35,12 +35,6 @@ NOTHING = Outcome((), (), 0, 0, {})
 
 def fault(key: str, version: str = "1", reason: str = "invalid_utf8") -> QuarantineEntry:
     return QuarantineEntry(key, version, reason, "it is broken", "", "mend it")
-
-
-async def keyed(stack: Stack, corpus: str, secret: bytes) -> None:
-    """Make a corpus whose Merkle secret is known."""
-    await stack.runs.end(await stack.runs.begin(start(corpus)), "unchanged")
-    await stack.set_secret(ident(corpus), secret)
 
 
 def merkle_root(corpus: str, secret: bytes, documents: list[IncomingDocument], source: str = "docs") -> bytes:
@@ -73,9 +67,7 @@ async def test_counts_must_agree(stack, documents, rows):
     writer.tally.documents += documents
     writer.tally.rows += rows
     with pytest.raises(IntegrityError, match="nothing was published"):
-        await publish(
-            run, writer.tally, stack.publisher, stack.objects, [], [fault("z")], replaces_quarantine=True
-        )
+        await publish(run, writer.tally, stack.publisher, stack.objects, [], [fault("z")], replaces_quarantine=True)
     await stack.runs.end(run, "failed")
     with pytest.raises(NotFound):
         await stack.view(corpus)
@@ -118,10 +110,7 @@ async def test_merkle_roots_follow_from_the_documents(stack):
     """Each version's root is the one that its documents alone give, through changes, deletions and another source."""
     corpus, secret = fresh(), bytes(range(32))
     await keyed(stack, corpus, secret)
-    held = {
-        f"d{n}": document(f"d{n}", f"oak {n}", "oak", "oak", title=f"t{n}", metadata={"n": n})
-        for n in range(40)
-    }
+    held = {f"d{n}": document(f"d{n}", f"oak {n}", "oak", "oak", title=f"t{n}", metadata={"n": n}) for n in range(40)}
     published = await Ingest(corpus, list(held.values())).into(stack)
     assert published.merkle_root == merkle_root(corpus, secret, list(held.values()))
     changed = [document(f"d{n}", f"river {n}", version="2", order="2") for n in range(0, 40, 7)]
@@ -142,10 +131,7 @@ async def test_merkle_roots_are_the_same_everywhere(memory, postgres):
         await keyed(stack, corpus, b"s" * 32)
     roots = [(await Ingest(corpus, TWO).into(stack)).merkle_root for stack in (memory, postgres)]
     assert (
-        roots[0]
-        == roots[1]
-        == merkle_root(corpus, b"s" * 32, list(TWO))
-        != merkle_root(corpus, b"t" * 32, list(TWO))
+        roots[0] == roots[1] == merkle_root(corpus, b"s" * 32, list(TWO)) != merkle_root(corpus, b"t" * 32, list(TWO))
     )
 
 
@@ -154,9 +140,7 @@ async def test_the_manifest_lists_what_changed(stack):
     corpus = fresh()
     await Ingest(corpus, TWO).into(stack)
     run = await stack.runs.begin(start(corpus, order="2"))
-    writer = await staged(
-        stack, run, [document("a", "oak one", "oak six", title="first", version="2", order="2")]
-    )
+    writer = await staged(stack, run, [document("a", "oak one", "oak six", title="first", version="2", order="2")])
     outcome = Outcome((document_ident(corpus, "b"),), (), writer.tally.documents, writer.tally.rows, {})
     async with stack.publisher.publishing(run, outcome) as publication:
         sealed, data = seal(run, await publication.change(), {})
@@ -171,9 +155,7 @@ async def test_the_manifest_lists_what_changed(stack):
     assert [(one["key"], one["object_version"]) for one in manifest["added"]] == [("a", "2")]
     assert [(one["key"], one["object_version"]) for one in manifest["removed"]] == [("b", "1")]
     view = await stack.view(corpus)
-    passages = sorted(
-        (await stack.catalog.passages(view, range(9), soon())).values(), key=lambda one: one.ordinal
-    )
+    passages = sorted((await stack.catalog.passages(view, range(9), soon())).values(), key=lambda one: one.ordinal)
     assert manifest["added"][0]["chunks"] == [one.chunk_id.hex() for one in passages]
     touched = {f"{document_ident(corpus, key)[0]:02x}" for key in "ab"}
     assert set(manifest["buckets"]) == touched
@@ -212,9 +194,7 @@ async def test_quarantine_is_replaced(stack):
     await Ingest(corpus, TWO, quarantine=[fault("x"), fault("y")]).into(stack)
     await Ingest(corpus, quarantine=[fault("x")], source="other").into(stack)
     assert [entry[0] for entry in await held()] == ["x", "x", "y"]
-    await Ingest(
-        corpus, quarantine=[fault("y", "2", "too_large")], order="2", replaces_quarantine=False
-    ).into(stack)
+    await Ingest(corpus, quarantine=[fault("y", "2", "too_large")], order="2", replaces_quarantine=False).into(stack)
     assert ("y", "2", "too_large") in await held()
     assert len(await held()) == 3
     await Ingest(corpus, quarantine=[fault("z")], order="3").into(stack)

@@ -90,9 +90,7 @@ async def test_new_metadata_makes_rows_without_embedding(stack):
     """Metadata is part of a row, not of its vector: new rows, nothing embedded."""
     corpus = fresh()
     await Ingest(corpus, TWO).into(stack)
-    ingest = Ingest(
-        corpus, [replace(TWO[0], object_version="2", source_order="2", metadata={"n": 1})], order="2"
-    )
+    ingest = Ingest(corpus, [replace(TWO[0], object_version="2", source_order="2", metadata={"n": 1})], order="2")
     published = await ingest.into(stack)
     assert (published.rows_opened, published.rows_closed) == (2, 2)
     assert (ingest.tally.embedded, ingest.tally.cached) == (0, 2)
@@ -199,9 +197,7 @@ async def test_a_dead_run_is_swept(stack):
     corpus = fresh()
     await Ingest(corpus, TWO).into(stack)
     dead = await stack.runs.begin(start(corpus))
-    await staged(
-        stack, dead, [document("c", "oak", "moss"), document("a", "oak new", version="2", order="2")]
-    )
+    await staged(stack, dead, [document("c", "oak", "moss"), document("a", "oak new", version="2", order="2")])
     assert await stack.rows(ident(corpus)) == 6
     assert await stack.segments(ident(corpus)) == 2
     await stack.kill(dead)
@@ -279,10 +275,7 @@ async def test_the_embedding_cache_keeps_the_first(stack):
     await cache.put(b"e" * 16, {})
     known = await cache.get(b"e" * 16, [*vectors, b"?" * 16])
     assert known.keys() == vectors.keys()
-    assert all(
-        np.array_equal(known[key], vector) and known[key].dtype == np.float16
-        for key, vector in vectors.items()
-    )
+    assert all(np.array_equal(known[key], vector) and known[key].dtype == np.float16 for key, vector in vectors.items())
     assert await cache.get(b"f" * 16, list(vectors)) == {}
     assert await cache.get(b"e" * 16, []) == {}
 

@@ -35,9 +35,7 @@ async def three_versions(stack: Stack) -> str:
     """Version 1 holds a and b, version 2 has a changed, version 3 has b deleted and c added."""
     corpus = fresh()
     await Ingest(corpus, [document("a", "oak one"), document("b", "oak two")]).into(stack)
-    await Ingest(corpus, [document("a", "oak three", title="new", version="2", order="2")], order="2").into(
-        stack
-    )
+    await Ingest(corpus, [document("a", "oak three", title="new", version="2", order="2")], order="2").into(stack)
     await Ingest(corpus, [document("c", "oak four", order="3")], deleted=["b"], order="3").into(stack)
     return corpus
 

@@ -50,7 +50,7 @@ except RagstoneError as error:
 # The hashing embedder knows words, not meaning: these share most of theirs with a sentence.
 PLAIN = "Are there thirty days of vacation in a year of leave?"
 ASTRAL = "The mascot that guards the tower is Ferdinand the fox?"
-INJECTED = "What does the parade handbook say about balloons: never inflate balloons indoors?"
+INJECTED = "Never inflate parade balloons indoors, says the handbook?"
 SECRET = "The salary band of the director is level what?"
 UNANSWERABLE = "zyzzyva quokka xylograph"
 SCRIPT = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
@@ -71,7 +71,7 @@ RECORDS = [
     {
         "_id": "parade.md",
         "title": f"Parade {SCRIPT}",
-        "text": f"The parade handbook says about balloons: {SCRIPT} never inflate balloons indoors.",
+        "text": f"{SCRIPT} Balloons need care.\n\nNever inflate parade balloons indoors, <b>says</b> the handbook.",
         "metadata": {"year": 2022, "kind": "story"},
     },
     {

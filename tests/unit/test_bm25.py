@@ -186,9 +186,7 @@ def test_a_title_counts_again():
 def test_idf():
     """A term in every row still has a weight above zero; a rarer one has more."""
     assert idf(10, 10) == pytest.approx(math.log(1 + 0.5 / 10.5))
-    assert [idf(100, df) for df in (1, 5, 50, 100)] == sorted(
-        (idf(100, df) for df in (1, 5, 50, 100)), reverse=True
-    )
+    assert [idf(100, df) for df in (1, 5, 50, 100)] == sorted((idf(100, df) for df in (1, 5, 50, 100)), reverse=True)
     assert idf(100, 100) > 0
 
 

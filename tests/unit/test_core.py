@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 import uuid
 
@@ -32,8 +33,7 @@ PARTS = st.lists(st.text(max_size=4) | st.binary(max_size=4), max_size=4).map(tu
 def test_ids_keep_parts_apart(left, right):
     """Two lists of parts have one id only when they are the same bytes in the same parts."""
     raw = [
-        tuple(p.encode("utf-8", "surrogatepass") if isinstance(p, str) else p for p in parts)
-        for parts in (left, right)
+        tuple(p.encode("utf-8", "surrogatepass") if isinstance(p, str) else p for p in parts) for parts in (left, right)
     ]
     assert (ids.make_id("test", *left) == ids.make_id("test", *right)) is (raw[0] == raw[1])
 
@@ -46,19 +46,13 @@ def test_kinds_keep_ids_apart():
     corpus = ids.corpus_id("t", "c")
     assert len(corpus) == 16
     assert corpus == ids.corpus_id("t", "c") != ids.corpus_id("tc", "")
-    assert ids.document_id(ids.source_id(corpus, "s"), "k") != ids.document_id(
-        ids.source_id(corpus, "sk"), ""
-    )
+    assert ids.document_id(ids.source_id(corpus, "s"), "k") != ids.document_id(ids.source_id(corpus, "sk"), "")
     assert len(ids.content_version(b"")) == 32
 
 
 def test_ids_are_for_ever():
     """Ids are what they were when the first index was built."""
-    assert (
-        ids.make_id("text", "stone").hex()
-        == ids.text_hash("stone").hex()
-        == "8e4908089c660b3594834f89bfac8e68"
-    )
+    assert ids.make_id("text", "stone").hex() == ids.text_hash("stone").hex() == "8e4908089c660b3594834f89bfac8e68"
     assert ids.corpus_id("default", "default").hex() == "ee31e43070fcbcd14c016ca86fc764bd"
 
 
@@ -211,6 +205,17 @@ def test_cosines_do_not_depend_on_neighbours():
     assert all(cosines(vectors[at : at + 1], query)[0] == every[at] for at in range(97))
     assert cosines(vectors, vectors[0])[0] == pytest.approx(1.0, abs=1e-12)
     assert not cosines(vectors, np.zeros(384, np.float32)).any()
+
+
+def test_no_test_reaches_another_machine():
+    """The suite refuses every connection beyond this machine; loopback is refused by nobody but the other side."""
+    for address in (("192.0.2.1", 443), ("example.org", 80)):
+        with socket.socket() as opened, pytest.raises(OSError, match="a test may not reach"):
+            opened.connect(address)
+    with socket.socket(socket.AF_INET6) as opened, pytest.raises(OSError, match="a test may not reach"):
+        opened.connect_ex(("2001:db8::1", 443, 0, 0))
+    with socket.socket() as opened, pytest.raises(ConnectionRefusedError):
+        opened.connect(("127.0.0.1", 1))
 
 
 async def test_compute_is_bounded():

@@ -142,9 +142,7 @@ def test_any_text_is_a_filter_or_a_usage_error(text):
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda parts: (
-        st.lists(parts, max_size=3) | st.dictionaries(st.sampled_from(["key", "value", "a"]), parts)
-    ),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.sampled_from(["key", "value", "a"]), parts),
     max_leaves=6,
 )
 

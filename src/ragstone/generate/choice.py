@@ -64,29 +64,43 @@ def confidence(scored: Sequence[Scored], grounds: Grounds) -> tuple[float, dict[
     return logistic(value), features
 
 
-def choose(scored: Sequence[Scored], grounds: Grounds, settings: ExtractionSettings) -> Choice:
-    """Abstain below the threshold; else take the best units within the margin of the best, no words twice."""
-    value, features = confidence(scored, grounds)
-    if not scored:
+def choose(parts: Sequence[Sequence[Scored]], grounds: Grounds, settings: ExtractionSettings) -> Choice:
+    """Abstain below the threshold; else take, for each part of the question, the best units within the margin
+    of its best, no words twice. Every part's list holds the same units in the same order."""
+    everything = [each for scored in parts for each in scored]
+    value, features = confidence(everything, grounds)
+    if not everything:
         return Choice(True, "no_passages", 0.0, (), features)
-    order = sorted(range(len(scored)), key=lambda at: (-scored[at].score, at))
-    floor = settings.margin * scored[order[0]].score
-    kept: list[int] = []
+    kept: dict[int, Scored] = {}
     fates: dict[int, str] = {}
+    share = max(1, settings.sentences_max // len(parts))
+    for scored in parts:
+        _take(scored, share, settings.margin, kept, fates)
+    chosen = tuple(kept[at] for at in sorted(kept))
+    if value < settings.threshold:
+        fates.update(dict.fromkeys(kept, "abstained"))
+        return Choice(True, "below_threshold", value, chosen, features, fates)
+    return Choice(False, "answered", value, chosen, features, fates)
+
+
+def _take(scored: Sequence[Scored], limit: int, margin: float, kept: dict[int, Scored], fates: dict[int, str]) -> None:
+    """Add the best units of one part to `kept`, and what became of those that were near."""
+    order = sorted(range(len(scored)), key=lambda at: (-scored[at].score, at))
+    floor = margin * scored[order[0]].score
+    taken = 0
     for at in order:
         if scored[at].score < floor:
             break
-        if any(_overlap(scored[at], scored[other]) for other in kept):
+        if at in kept:
+            taken += 1
+        elif any(_overlap(scored[at], other) for other in kept.values()):
             fates[at] = "inside_another"
-        elif len(kept) >= settings.sentences_max:
-            fates[at] = "beyond_limit"
+        elif taken >= limit:
+            fates.setdefault(at, "beyond_limit")
         else:
-            kept.append(at)
+            kept[at] = scored[at]
             fates[at] = "chosen"
-    chosen = tuple(scored[at] for at in sorted(kept))
-    if value < settings.threshold:
-        return Choice(True, "below_threshold", value, chosen, features, {**fates, **dict.fromkeys(kept, "abstained")})
-    return Choice(False, "answered", value, chosen, features, fates)
+            taken += 1
 
 
 def _overlap(one: Scored, other: Scored) -> bool:

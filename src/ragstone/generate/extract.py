@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ragstone.core.texts import place_line
+from ragstone.core.tokens import analyze
 from ragstone.generate.ports import Grounds
 from ragstone.generate.units import Unit
 
@@ -37,6 +38,15 @@ HOLDS_NUMBER = re.compile(
 )
 
 
+# "…, and how long …": where a question begins a second question.
+_SECOND = re.compile(
+    r",?\s+and\s+(?=(?:what|how|which|when|who|whose|whom|where|why|does|do|did|is|are|was|were|can|could|must|may"
+    r"|should|will|would)\b|(?:for|in|on|at|by|to|with|from) (?:what|which|whom|how)\b)",
+    re.IGNORECASE,
+)
+PARTS_MAX = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Weights:
     """The fitted weights of the unit score, before the logistic function."""
@@ -55,9 +65,10 @@ WEIGHTS = Weights()
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A unit with its features and its score (0 to 1)."""
+    """A unit with its features and its score (0 to 1) for one part of the question."""
 
     unit: Unit
+    part: int
     cosine: float
     coverage: float
     number_missing: bool
@@ -83,12 +94,22 @@ def likely(found: Sequence[Unit], grounds: Grounds, limit: int) -> list[Unit]:
     return [found[at] for at in sorted(order[:limit])]
 
 
-def score_units(found: Sequence[Unit], cosines: Sequence[float], grounds: Grounds) -> list[Scored]:
-    """Features and score of each unit, in the order given."""
-    asks_number = bool(ASKS_NUMBER.search(grounds.question))
+def question_parts(question: str) -> tuple[str, ...]:
+    """The questions that a question is made of, at most three: `How many, and where?` is two."""
+    parts = [part.strip() for part in _SECOND.split(question.strip(), maxsplit=PARTS_MAX - 1)]
+    return tuple(part for part in parts if part)
+
+
+def score_units(
+    found: Sequence[Unit], cosines: Sequence[float], grounds: Grounds, part: int, text: str
+) -> list[Scored]:
+    """Features and score of each unit for one part of the question, in the order given."""
+    asks_number = bool(ASKS_NUMBER.search(text))
+    own = frozenset(analyze(text))
+    terms = [term for term in grounds.terms if term[0] in own] or list(grounds.terms)
     scored = []
     for unit, cosine in zip(found, cosines, strict=True):
-        covered = coverage(grounds.terms, unit.terms | unit.context_terms)
+        covered = coverage(terms, unit.terms | unit.context_terms)
         missing = asks_number and not HOLDS_NUMBER.search(unit.text)
         value = (
             WEIGHTS.intercept
@@ -97,7 +118,7 @@ def score_units(found: Sequence[Unit], cosines: Sequence[float], grounds: Ground
             + _place_value(unit, grounds)
             + WEIGHTS.number_missing * missing
         )
-        scored.append(Scored(unit, float(cosine), covered, missing, logistic(value)))
+        scored.append(Scored(unit, part, float(cosine), covered, missing, logistic(value)))
     return scored
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from ragstone.core.deadline import Deadline
 from ragstone.core.evidence import AnswerRecord, AnswerSentence, Citation
 from ragstone.core.ports import Embedder
 from ragstone.generate.choice import Choice, ExtractionSettings, choose
-from ragstone.generate.extract import Scored, likely, score_units, unit_input
+from ragstone.generate.extract import Scored, likely, question_parts, score_units, unit_input
 from ragstone.generate.ports import Grounds, Usage
 from ragstone.generate.units import Unit, units
 
@@ -30,19 +33,24 @@ class ExtractiveAnswerer:
         """Quotes that answer, or an abstention; embeds at most `units_max` units."""
         worth = likely(units(grounds.passages), grounds, self._settings.units_max)
         inputs = [unit_input(unit, grounds) for unit in worth]
-        cosines = await self._cosines(inputs, grounds, deadline)
-        scored = score_units(worth, cosines, grounds)
-        choice = choose(scored, grounds, self._settings)
+        vectors = await self._vectors(inputs, deadline)
+        texts = question_parts(grounds.question)
+        parts = []
+        for part, text in enumerate(texts):
+            asked = grounds.query.vector if len(texts) == 1 else await self._embedder.embed_query(text)
+            cosines = (vectors @ asked).astype(float).tolist() if worth else []
+            parts.append(score_units(worth, cosines, grounds, part, text))
+        choice = choose(parts, grounds, self._settings)
         tokens = sum(self._embedder.count_tokens(text) for text in inputs)
-        return _record(choice, scored, grounds, self._settings), Usage({"sentence_embedding": tokens}, 0)
+        best = [max(same, key=lambda each: each.score) for same in zip(*parts, strict=True)]
+        return _record(choice, best, grounds, self._settings), Usage({"sentence_embedding": tokens}, 0)
 
-    async def _cosines(self, inputs: list[str], grounds: Grounds, deadline: Deadline) -> list[float]:
-        cosines: list[float] = []
+    async def _vectors(self, inputs: list[str], deadline: Deadline) -> npt.NDArray[np.float32]:
+        vectors: list[npt.NDArray[np.float32]] = []
         for at in range(0, len(inputs), BATCH):
             deadline.check("choosing sentences")
-            vectors = await self._embedder.embed_passages(inputs[at : at + BATCH])
-            cosines += (vectors @ grounds.query.vector).astype(float).tolist()
-        return cosines
+            vectors.append(await self._embedder.embed_passages(inputs[at : at + BATCH]))
+        return np.concatenate(vectors) if vectors else np.zeros((0, 0), dtype=np.float32)
 
 
 def _record(choice: Choice, scored: list[Scored], grounds: Grounds, settings: ExtractionSettings) -> AnswerRecord:
@@ -58,6 +66,7 @@ def _record(choice: Choice, scored: list[Scored], grounds: Grounds, settings: Ex
             "chunk_id": [grounds.passages[each.unit.passage].chunk_id.hex() for each in scored],
             "start": [each.unit.spans[0][0] for each in scored],
             "end": [each.unit.spans[-1][1] for each in scored],
+            "part": [each.part for each in scored],
             "kind": [each.unit.kind for each in scored],
             "cosine": [each.cosine for each in scored],
             "coverage": [each.coverage for each in scored],

@@ -86,13 +86,14 @@ def _of_passage(at: int, passage: Passage) -> list[Unit]:
 
     for span in sentences(text):
         kind = _kind(text, span)
-        if kind == "item":
+        announces = bool(_ANNOUNCES.search(text[span[0] : span[1]]))
+        if kind == "item" and not announces:
             items.append(span)
             context = plain(text[lead[0] : lead[1]]) if lead else ""
             found.append(unit([span], "item", context))
             continue
         close_list()
-        lead = span if _ANNOUNCES.search(text[span[0] : span[1]]) else None
+        lead = span if announces else None
         found.append(unit([span], kind, header if kind == "row" else ""))
     close_list()
     return found

@@ -140,10 +140,8 @@ def _near(index: Index, vector: Vector, seqs: Seqs, depth: int) -> Seqs:
     if len(seqs) <= depth:
         return seqs
     size = int(seqs[-1]) + 1
-    if len(seqs) < GATHER_SHARE * size:
-        dots = index.vectors[seqs] @ vector
-    else:
-        dots = (index.vectors[:size] @ vector)[seqs]
+    few = len(seqs) < GATHER_SHARE * size
+    dots = index.vectors[seqs] @ vector if few else (index.vectors[:size] @ vector)[seqs]
     lengths = index.lengths[seqs] * np.linalg.norm(vector)
     rough = np.divide(dots, lengths, out=np.zeros(len(seqs), np.float32), where=lengths > 0)
     cut = np.partition(rough, len(rough) - depth)[len(rough) - depth]

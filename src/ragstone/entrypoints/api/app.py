@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,8 @@ def make_app(system: System, *, loopback_only: bool = False) -> Starlette:
             server = system.settings.server
             parts = await open_parts(system)
             app.state.service = Service(system, parts, Gate(server.concurrency, server.queue), loopback_only)
+            # The shipper says once that the database is away; the pool would say so at every attempt.
+            logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
             shipper = Shipper(system)
             shipping = asyncio.create_task(shipper.run())
             try:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ragstone.bootstrap import System
 
 EVERY_S = 1.0
-TURN_WITHIN_S = 30.0
+PING_WITHIN_S = 3.0
+SHIP_WITHIN_S = 30.0
 LAST_WITHIN_S = 5.0
 
 logger = logging.getLogger("ragstone.api")
@@ -46,9 +47,11 @@ class Shipper:
 
     async def _turn(self) -> None:
         try:
-            async with asyncio.timeout(TURN_WITHIN_S):
-                await self._system.ship()
+            # Asked first and apart: a pool that has lost its server waits longer than this for another connection.
+            async with asyncio.timeout(PING_WITHIN_S):
                 await ping(self._system)
+            async with asyncio.timeout(SHIP_WITHIN_S):
+                await self._system.ship()
         except (RagstoneError, TimeoutError) as error:
             self._say(_first(error))
             await self._revive()
