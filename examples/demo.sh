@@ -17,8 +17,8 @@ ragstone ingest examples/handbook || code=$?
 
 while IFS= read -r question; do
   [ -n "$question" ] || continue
-  say "ragstone ask \"$question\""
-  ragstone ask "$question"
+  say "ragstone ask --why \"$question\""
+  ragstone ask --why "$question"
 done < examples/questions.txt
 
 cat <<'TEXT'

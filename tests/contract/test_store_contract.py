@@ -239,7 +239,7 @@ async def test_an_index_keeps_its_recipe(stack):
     with pytest.raises(UsageError, match="another recipe"):
         await stack.runs.begin(start(corpus, name="other"))
     # Neither refusal holds the source.
-    await stack.runs.end(await begin_soon(stack, corpus), "unchanged")
+    await stack.runs.end(await stack.runs.begin(start(corpus)), "unchanged")
 
 
 async def test_leases_do_not_overlap(stack):

@@ -70,7 +70,7 @@ RECORDS = [
     },
     {
         "_id": "parade.md",
-        "title": f"Parade {SCRIPT}",
+        "title": "Parade <b>rules</b>",
         "text": f"{SCRIPT} Balloons need care.\n\nNever inflate parade balloons indoors, <b>says</b> the handbook.",
         "metadata": {"year": 2022, "kind": "story"},
     },

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ragstone.core.errors import DocumentRejected
 from ragstone.core.nouns import ChunkingSpec
-from ragstone.ingest.chunk import chunk, embed_text
+from ragstone.core.texts import passage_input
+from ragstone.ingest.chunk import chunk
 from ragstone.ingest.parse import ParseLimits, parse
 from ragstone.ingest.records import ChunkDraft, ParsedDocument, SourceObject
 
@@ -70,7 +71,7 @@ def hold(doc: ParsedDocument, found: tuple[ChunkDraft, ...], spec: ChunkingSpec,
         assert draft.text == doc.text[draft.start : draft.end]
         assert draft.text == draft.text.rstrip().lstrip("\n")  # an indented code block keeps its indent
         assert draft.text
-        assert draft.tokens == count(embed_text(doc.title, draft.heading_path, draft.text))
+        assert draft.tokens == count(passage_input(doc.title, draft.heading_path, draft.text))
         assert draft.tokens <= spec.tokens_max
         for at in range(draft.start, draft.end):
             covered[at] += 1
@@ -214,14 +215,14 @@ def test_markup_between_blocks_is_counted() -> None:
         ("", (), "body"),
     ],
 )
-def test_embed_text(title: str | None, path: tuple[str, ...], wanted: str) -> None:
+def test_passage_input(title: str | None, path: tuple[str, ...], wanted: str) -> None:
     """Title and headings on one line, each once, then the text."""
-    assert embed_text(title, path, "body") == wanted
+    assert passage_input(title, path, "body") == wanted
 
 
 def test_embed_text_keeps_the_innermost_headings() -> None:
     """Where not all headings fit, the outermost go; the line stays short."""
-    head = embed_text("T" * 500, [f"{n} " + "h" * 90 for n in range(6)], "body").split("\n")[0]
+    head = passage_input("T" * 500, [f"{n} " + "h" * 90 for n in range(6)], "body").split("\n")[0]
     assert len(head) < 400
     assert "5 h" in head
     assert "0 h" not in head

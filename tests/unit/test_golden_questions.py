@@ -16,7 +16,7 @@ ANSWERABLE = {"outside_top_chunk", "two_documents", "table", "list", "number", "
 
 @cache
 def page(document):
-    return (HANDBOOK / document).read_bytes().decode()
+    return (HANDBOOK / document).read_text(encoding="utf-8")
 
 
 def questions(kind=None):

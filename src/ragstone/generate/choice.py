@@ -14,7 +14,7 @@ from ragstone.generate.ports import Grounds
 class ExtractionSettings:
     """The knobs of extraction. `margin`: a unit joins the best one when its score is at least this share of it."""
 
-    threshold: float = 0.574
+    threshold: float = 0.584
     sentences_max: int = 3
     units_max: int = 48
     margin: float = 0.7
@@ -31,9 +31,9 @@ class Confidence:
     Cosines alone: fused scores compare passages with each other and cannot tell that none answers.
     """
 
-    intercept: float = -16.276
-    unit_cosine: float = 4.974
-    passage_cosine: float = 17.648
+    intercept: float = -15.857
+    unit_cosine: float = 4.181
+    passage_cosine: float = 18.0
 
 
 CONFIDENCE = Confidence()
@@ -57,7 +57,7 @@ class Choice:
 def confidence(scored: Sequence[Scored], grounds: Grounds) -> tuple[float, dict[str, float]]:
     """The probability that the passages answer, and the features it was made from."""
     features = {
-        "unit_cosine": max((each.cosine for each in scored), default=0.0),
+        "unit_cosine": max(scored, key=lambda each: each.score).cosine if scored else 0.0,
         "passage_cosine": max(grounds.cosines, default=0.0),
     }
     value = CONFIDENCE.intercept + sum(getattr(CONFIDENCE, name) * number for name, number in features.items())

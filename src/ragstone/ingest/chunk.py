@@ -21,6 +21,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ragstone.core.sentences import plain, sentences
+from ragstone.core.texts import passage_input, place_line
 from ragstone.ingest.records import Block, ChunkDraft, ParsedDocument
 
 if TYPE_CHECKING:
@@ -30,46 +31,14 @@ Path = tuple[str, ...]
 Span = tuple[int, int]
 Count = Callable[[str], int]
 
-TITLE_CHARS_MAX = 120
-PATH_CHARS_MAX = 240
 _LEAD_IN = re.compile(r":[*_`]{0,3}\s*$")
 _MARKER = re.compile(r"(?:^|\n)[ \t>]*(?:(?:[-*+•]|\d{1,9}[.)])[ \t]+)?(?:\[[ xX]\][ \t]+)?\|?[ \t]*$")
-
-
-def embed_text(title: str | None, heading_path: Sequence[str], text: str) -> str:
-    """What the embedder sees: title and headings on one line, each once and shortened, then the text."""
-    head = _head(title, heading_path)
-    return f"{head}\n{text}" if head else text
-
-
-def _head(title: str | None, heading_path: Sequence[str]) -> str:
-    names = [_short(title, TITLE_CHARS_MAX)] if title else []
-    room = PATH_CHARS_MAX
-    inner: list[str] = []
-    # The innermost headings say most: they are kept when not all fit.
-    for name in reversed(heading_path):
-        shown = _short(name, TITLE_CHARS_MAX)
-        if shown.casefold() in {other.casefold() for other in (*names, *inner)}:
-            continue
-        room -= len(shown) + 3
-        if room < 0:
-            break
-        inner.append(shown)
-    return " > ".join([*names, *reversed(inner)])
-
-
-def _short(name: str, chars_max: int) -> str:
-    name = " ".join(name.split())
-    if len(name) <= chars_max:
-        return name
-    cut = name[: chars_max - 1]
-    return f"{cut.rsplit(' ', 1)[0] if ' ' in cut[chars_max // 2 :] else cut}…"
 
 
 def chunk(document: ParsedDocument, spec: ChunkingSpec, count_tokens: Count) -> tuple[ChunkDraft, ...]:
     """The chunks of `document`, in order.
 
-    Every block's characters are in exactly one chunk, and `embed_text` of a chunk counts at most
+    Every block's characters are in exactly one chunk, and `passage_input` of a chunk counts at most
     `spec.tokens_max` tokens; only a single character that alone counts more is let through.
     """
     chunker = _Chunker(document, spec, count_tokens)
@@ -121,7 +90,7 @@ class _Chunker:
     def head_tokens(self, path: Path) -> int:
         """Tokens of title and headings."""
         if path not in self._heads:
-            head = _head(self.title, path)
+            head = place_line(self.title, path)
             self._heads[path] = self.count(head) if head else 0
         return self._heads[path]
 
@@ -341,7 +310,7 @@ class _Chunker:
             path = (*path, first.header)
         path = self.fitting_path(path)
         start, end = self.pieces[low].start, self.pieces[high - 1].end
-        tokens = self.count(embed_text(self.title, path, self.text[start:end]))
+        tokens = self.count(passage_input(self.title, path, self.text[start:end]))
         if tokens <= self.spec.tokens_max:
             yield start, end, path, tokens
             return
@@ -356,7 +325,7 @@ class _Chunker:
 
     def _finer(self, start: int, end: int, path: Path) -> Iterator[tuple[int, int, Path, int]]:
         for low, high in self._halves(start, end):
-            tokens = self.count(embed_text(self.title, path, self.text[low:high]))
+            tokens = self.count(passage_input(self.title, path, self.text[low:high]))
             if tokens <= self.spec.tokens_max or high - low <= 1:
                 yield low, high, path, tokens
             else:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import psycopg
 
 from ragstone.adapters.postgres.database import Connection, Database, fetch_one
 from ragstone.core.errors import Busy, UsageError
@@ -86,7 +88,7 @@ class PostgresRuns:
                     (corpus, run_id, source, index, base, LEASE_S),
                 )
         except BaseException:
-            await lock.close()
+            await _release(lock)
             raise
         self._locks[run_id] = lock
         return Run(run_id, corpus, source, index, base, secret, start.recipe, start.source_order, start.source)
@@ -177,9 +179,7 @@ class PostgresRuns:
                     await self._sweep(connection, run.corpus_id, run.run_id, state)
         finally:
             if lock is not None:
-                # The server drops the locks of a closed connection when it notices: the next run may be sooner.
-                await lock.execute("select pg_advisory_unlock_all()")
-                await lock.close()
+                await _release(lock)
 
     async def reusable(self, run: Run, docversions: Sequence[bytes]) -> Mapping[bytes, int]:
         """row id -> seq of the rows of the given live document versions."""
@@ -293,6 +293,14 @@ class PostgresRuns:
                 (run.corpus_id, run.index_id, row[0], span.start, span.stop, len(span), run.run_id),
             )
             await copy_postings(connection, run.corpus_id, run.index_id, row[0], postings)
+
+
+async def _release(lock: Connection) -> None:
+    # The server drops the locks of a closed connection when it notices, and the next run may be sooner. A
+    # connection that is lost has no lock to give back.
+    with suppress(psycopg.Error):
+        await lock.execute("select pg_advisory_unlock_all()")
+    await lock.close()
 
 
 async def copy_postings(
