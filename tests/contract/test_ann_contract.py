@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,9 +27,26 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 DEPTH = 20
 
 
+class ShortSighted:
+    """A database whose walks through the graph end after few rows, as they do where a filter leaves very little."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def transaction(self, doing: str) -> AsyncIterator[Any]:
+        async with self._database.transaction(doing) as connection:
+            # Without sorting: so few rows the planner would rather compare one by one, and find all.
+            await connection.execute(
+                "select set_config('hnsw.max_scan_tuples', '1', true), set_config('enable_sort', 'off', true)"
+            )
+            yield connection
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def graph(postgres: Stack, database: Database) -> tuple[Stack, View]:
     """A corpus of 1,200 rows, 150 of them dead, with an HNSW index that no other corpus shares."""
+    # A recipe of its own: an HNSW index holds the rows of every corpus of its recipe.
     corpus = fresh("graph")
     stack = replace(
         postgres,
@@ -35,9 +54,9 @@ async def graph(postgres: Stack, database: Database) -> tuple[Stack, View]:
         engine=PostgresEngine(database, EngineLimits(exact_rows_max=50)),
     )
     documents = random_documents(seed=21, count=400)
-    await Ingest(corpus, documents, name="graph").into(stack)
+    await Ingest(corpus, documents, name=corpus).into(stack)
     gone = [one.key for one in documents[:50]]
-    await Ingest(corpus, [], deleted=gone, order="2", name="graph").into(stack)
+    await Ingest(corpus, [], deleted=gone, order="2", name=corpus).into(stack)
     return stack, await stack.view(corpus)
 
 
@@ -87,6 +106,21 @@ async def test_the_index_is_used(graph, database):
     for _ in range(8):
         await scans()
     assert await scans() > before
+
+
+async def test_a_shortfall_is_told(graph, database):
+    """Where the walk ends before enough rows are found, the hits say how many are missing."""
+    _, view = graph
+    engine = PostgresEngine(ShortSighted(database), EngineLimits(exact_rows_max=50))
+    tree = parse_filter("year = 2013")
+    missing = []
+    for question in questions(seed=25, count=10):
+        hits = await engine.search(view, "dense", await ask(question), tree, 50, soon())
+        assert hits.path.startswith("hnsw")
+        assert hits.matching > 50
+        assert hits.shortfall == 50 - len(hits.seqs)
+        missing.append(hits.shortfall)
+    assert max(missing) > 0
 
 
 async def test_dead_rows_stay_out(graph):

@@ -199,6 +199,8 @@ async def test_suppression_hides_from_every_version(stack):
         view = await stack.view(corpus, as_of)
         assert view.restricted
         assert await found(stack, view, "oak") == {"a"}
+        passages = await stack.catalog.passages(view, [0, 1, 2], soon())
+        assert {one.key for one in passages.values()} == {"a"}
 
 
 async def test_a_shared_key_names_its_source(stack):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from ragstone.bootstrap import System
 from ragstone.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PATIENCE_S = 40
 SERVER = """
@@ -121,7 +122,9 @@ class World:
                 assert report.published
                 assert not report.quarantined
 
-        asyncio.run(work())
+        # On a thread of its own: a browser driver keeps an event loop running in the main one.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: asyncio.run(work())).result()
 
     def server(self, *, host: str = "127.0.0.1", port: int = 0, **settings: str) -> Server:
         """A server on this directory, ready; `settings` are names like `server_queue`."""
@@ -139,11 +142,18 @@ class World:
             yield connection
 
     @contextmanager
-    def slow(self) -> Iterator[None]:
-        """While this is open, every question waits at the database: a really slow part."""
+    def slow(self) -> Iterator[Callable[[], bool]]:
+        """While this is open, every question waits at the database: a really slow part.
+
+        What it gives says whether somebody waits.
+        """
         with self.database() as connection:
             connection.execute("lock table version in access exclusive mode")
-            yield
+
+            def waited_for() -> bool:
+                return bool(connection.execute("select 1 from pg_locks where not granted").fetchone())
+
+            yield waited_for
             connection.rollback()
 
     @contextmanager

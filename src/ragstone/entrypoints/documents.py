@@ -130,7 +130,7 @@ def begin_page(
     if not cursor:
         return 0, as_of
     place = decode_cursor(cursor, query, filters, corpus)
-    if as_of is not None and as_of.isdecimal() and int(as_of) != place.version:
+    if as_of is not None and as_of.isdecimal() and as_of != str(place.version):
         raise _wrong(f"the cursor belongs to version {place.version}, not {as_of}")
     return place.offset, str(place.version)
 

@@ -21,6 +21,7 @@ FIELD = re.compile(r"`\$\.?([^`]*)`|field `([^`]+)`")
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Millis = Annotated[int, msgspec.Meta(ge=1, le=600_000)]
+AsOf = Annotated[str, msgspec.Meta(max_length=64)] | int
 Principals = str | list[str]
 
 
@@ -32,7 +33,7 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
     cursor: str | None = None
     filter: str | dict[str, Any] | None = None
-    as_of: str | int | None = None
+    as_of: AsOf | None = None
     deadline_ms: Millis | None = None
     principals: Principals | None = msgspec.field(name="as", default=None)
 
@@ -43,7 +44,7 @@ class AnswerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     question: str
     corpus: Name = CORPUS
     filter: str | dict[str, Any] | None = None
-    as_of: str | int | None = None
+    as_of: AsOf | None = None
     deadline_ms: Millis | None = None
     stream: bool | None = None
     principals: Principals | None = msgspec.field(name="as", default=None)

@@ -104,21 +104,25 @@ function show(answer) {
 function sentences(answer, rankOf) {
   return answer.sentences.map((sentence) => {
     const marks = make("span", { class: "marks" });
-    for (const citation of sentence.citations) {
-      const rank = rankOf.get(citation.chunk_id);
-      const marker = make("a", {
-        class: "cite",
-        href: rank ? `#passage-${rank}` : null,
-        text: rank ? String(rank) : "?",
-        title: citation.document_id,
-        "aria-label": `Citation: passage ${rank}, ${citation.document_id}`,
-      });
-      marker.addEventListener("click", () => openPassage(rank));
-      marks.append(marker);
+    for (const chunk of new Set(sentence.citations.map((one) => one.chunk_id))) {
+      marks.append(marker(sentence.citations.filter((one) => one.chunk_id === chunk), rankOf.get(chunk)));
     }
     marks.append(make("span", { class: "support", text: `support ${number(sentence.support, 2)}` }));
     return make("p", { class: "sentence" }, make("span", { class: "quote", text: sentence.text }), marks);
   });
+}
+
+/** One marker for all that a sentence quotes from a passage. */
+function marker(citations, rank) {
+  const link = make("a", {
+    class: "cite",
+    href: rank ? `#passage-${rank}` : null,
+    text: rank ? String(rank) : "?",
+    title: citations[0].document_id,
+    "aria-label": `${plural(citations.length, "quote")} from passage ${rank}, ${citations[0].document_id}`,
+  });
+  link.addEventListener("click", () => openPassage(rank));
+  return link;
 }
 
 function openPassage(rank) {
@@ -233,7 +237,7 @@ function passage(hit, quotes, axis, open) {
           { class: "head" },
           make("span", { class: "title", text: hit.title || hit.document_id }),
           path && path !== hit.title ? make("span", { class: "where", text: path }) : "",
-          make("span", { class: "where" }, ...freshness(hit)),
+          make("span", { class: "where fresh" }, ...freshness(hit)),
         ),
         quotes.length ? make("span", { class: "tag", text: "cited" }) : "",
         make("span", { class: "score", title: "fused score", text: number(hit.score, 3) }),
@@ -248,15 +252,15 @@ function freshness(hit) {
   const moment = `indexed ${hit.indexed_at.slice(0, 16).replace("T", " ")} UTC`;
   return [
     make("span", { text: hit.document_id }),
-    make("span", { class: "fact", title: hit.source_version, text: `version ${hit.source_version.slice(0, 12)}` }),
-    make("span", { class: "fact", text: moment }),
+    make("span", { title: hit.source_version, text: `version ${hit.source_version.slice(0, 12)}` }),
+    make("span", { text: moment }),
   ];
 }
 
 /** The passage with its quotes marked. Offsets count code points; a JavaScript string counts UTF-16 units. */
 function highlighted(hit, quotes) {
   const points = Array.from(hit.text);
-  const box = make("div", { class: "text", tabindex: "0", role: "group", "aria-label": `Text of passage ${hit.rank}` });
+  const box = make("div", { class: "text" });
   let at = 0;
   const spans = quotes.map((one) => [one.start - hit.span.start, one.end - hit.span.start, one.quote]);
   for (const [start, end, quote] of spans.sort((one, other) => one[0] - other[0])) {
