@@ -17,7 +17,6 @@ from collections import Counter
 from pathlib import Path
 
 from common import evaluation_system, ingest_into, machine, percentiles
-
 from ragstone.core.deadline import Deadline
 from ragstone.core.nouns import Asker
 from ragstone.flow import AnswerParts, Outcome, Question, ask

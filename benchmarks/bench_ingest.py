@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 from common import evaluation_system, ingest_into, machine
-
 from ragstone.bootstrap import System
 from ragstone.core.texts import passage_input
 from ragstone.ingest.stage import prepare

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from common import evaluation_system, ingest_into, machine, percentiles
-
 from ragstone.bootstrap import System
 from ragstone.core.nouns import Asker
 from ragstone.evaluate.judgements import read_qrels, read_queries

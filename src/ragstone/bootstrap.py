@@ -54,6 +54,7 @@ class System:
         self._engine: PostgresEngine | None = None
         self._embedders: dict[str, Embedder] = {}
         self._opening = asyncio.Lock()
+        self._loading = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         """Open nothing yet."""
@@ -103,7 +104,7 @@ class System:
 
     async def embedder(self, name: str) -> Embedder:
         """An embedder by model name, loaded once, its digests verified."""
-        async with self._opening:
+        async with self._loading:
             if name not in self._embedders:
                 self._embedders[name] = await self._load(name)
         return self._embedders[name]
@@ -259,9 +260,9 @@ class System:
                 doing="reading evidence",
                 next_step="the id is printed by ask and search, like 0192f0c1-7a2b-7c3d-8e4f-a1b2c3d4e5f6",
             ) from None
-        for envelope in self.spool.pending():
-            if envelope.record.id == str(wanted) and corpus_id in {None, bytes.fromhex(envelope.record.corpus_id)}:
-                return envelope.record, envelope.text
+        waiting = await asyncio.to_thread(self.spool.find, str(wanted))
+        if waiting is not None and corpus_id in {None, bytes.fromhex(waiting.record.corpus_id)}:
+            return waiting.record, waiting.text
         return await (await self.evidence()).get(corpus_id, wanted)
 
 

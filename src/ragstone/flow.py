@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,7 @@ from ragstone.ingest.ports import SourceReader
 from ragstone.ingest.records import Fault, Scan
 from ragstone.ingest.stage import Batch, Prepared, prepare
 from ragstone.observe.ports import EvidenceWriter
-from ragstone.observe.record import Made, evidence_of
+from ragstone.observe.record import Made, evidence_of, failure_of
 from ragstone.retrieve.ports import Catalog
 from ragstone.retrieve.stage import Ask, Clock, Retrieved, Retriever
 
@@ -259,9 +260,23 @@ async def ask(parts: AnswerParts, question: Question) -> Outcome:
 
 
 async def _decide(parts: AnswerParts, question: Question, kind: str) -> Outcome:
-    """View, retrieve, answer, record: in this order, under one deadline, with one clock."""
+    """Decide and leave a record, of a failure too; a caller's own mistake leaves none."""
     check_question(question.text, parts.question_chars_max)
     clock = Clock()
+    try:
+        return await _answered(parts, question, kind, clock)
+    except UsageError:
+        raise
+    except RagstoneError as error:
+        made = Made(kind, question.tenant, question.corpus, question.trace_id, parts.made_by, {})
+        record, words = failure_of(made, sorted(question.asker.principals), question.text, error, clock.ms)
+        with suppress(RagstoneError):  # the error itself is what the caller must see
+            await parts.evidence.write(record, words, [])
+        raise
+
+
+async def _answered(parts: AnswerParts, question: Question, kind: str, clock: Clock) -> Outcome:
+    """View, retrieve, answer, record: in this order, under one deadline, with one clock."""
     with clock.stage("total"):
         with clock.stage("view"):
             view, embedding = await parts.catalog.view(question.tenant, question.corpus, question.as_of, question.asker)

@@ -155,15 +155,18 @@ class Evidence(msgspec.Struct, omit_defaults=False):
     cost_microusd: int
     made_by: dict[str, str]
     profile: dict[str, Any]
+    error: dict[str, str] | None = None
     schema: int = SCHEMA
 
 
 class EvidenceText(msgspec.Struct):
-    """The words: question, answer, and each returned passage by chunk id."""
+    """The words: question, answer, each returned passage by chunk id, and every citation's quote by sentence."""
 
     question: str
     answer: str | None
     context: dict[str, str]
+    sentences: list[str] = []
+    quotes: list[list[str]] = []
 
 
 class EvidenceEnvelope(msgspec.Struct):
@@ -175,14 +178,34 @@ class EvidenceEnvelope(msgspec.Struct):
 
 
 def encode(record: Evidence) -> bytes:
-    """The record's bytes, without the quotes: those are words."""
-    return msgspec.json.encode(record)
+    """The record's bytes, without the answer's words: those are kept apart, so that they can be erased."""
+    if record.answer is None:
+        return msgspec.json.encode(record)
+    bare = [
+        msgspec.structs.replace(
+            sentence, text="", citations=[msgspec.structs.replace(each, quote="") for each in sentence.citations]
+        )
+        for sentence in record.answer.sentences
+    ]
+    answer = msgspec.structs.replace(record.answer, sentences=bare)
+    return msgspec.json.encode(msgspec.structs.replace(record, answer=answer))
 
 
-def decode(body: bytes | str) -> Evidence:
-    """A record of any schema ever written, as the current one. Unknown fields are ignored."""
-    raw = msgspec.json.decode(body)
-    return msgspec.convert(upcast(raw), Evidence)
+def storable(words: EvidenceText) -> EvidenceText:
+    """The words without NUL characters: databases keep none, and a record must not be lost for one."""
+    return msgspec.json.decode(msgspec.json.encode(words).replace(b"\\u0000", b""), type=EvidenceText)
+
+
+def decode(body: bytes | str, words: EvidenceText | None = None) -> Evidence:
+    """A record of any schema ever written, as the current one, with its words put back where they are still
+    kept. Unknown fields are ignored."""
+    record = msgspec.convert(upcast(msgspec.json.decode(body)), Evidence)
+    if words is not None and record.answer is not None:
+        for sentence, text, quotes in zip(record.answer.sentences, words.sentences, words.quotes, strict=False):
+            sentence.text = text
+            for citation, quote in zip(sentence.citations, quotes, strict=False):
+                citation.quote = quote
+    return record
 
 
 def upcast(raw: dict[str, Any]) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def _disk(home: Path) -> Check:
 
 async def _database(system: System) -> Check:
     database = await system.database()
+    async with database.connection("checking the database") as connection:
+        await connection.execute("select 1")
     version = ".".join(map(str, database.pgvector))
     if not database.hnsw_safe:
         step = "upgrade pgvector to 0.8.4 or later; until then every vector is compared exactly"

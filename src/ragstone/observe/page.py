@@ -50,14 +50,16 @@ def trace_page(record: Evidence, words: EvidenceText | None) -> str:
     """The whole record: question, stages with times, candidates with reasons, what was cut and why, answer."""
     retrieval = record.retrieval
     question = words.question.strip() if words else "(the words were erased)"
+    profile = f"{record.profile.get('name', 'none')}/{record.profile.get('number', 0)}"
+    corpus = f"corpus {record.corpus!r} version {record.corpus_version}"
     lines = [
         f"{record.kind} {record.id}  {record.at}  {record.status}",
         f"question   {question}",
         f"asked by   {', '.join(record.asker)}   filter {retrieval.filter or 'none'}",
-        f"made by    corpus {record.corpus!r} version {record.corpus_version}, release {record.release[:16]},"
-        f" profile {record.profile['name']}/{record.profile['number']}",
+        f"made by    {corpus}, release {record.release[:16]}, profile {profile}",
         *(f"           {name} {value}" for name, value in sorted(record.made_by.items())),
         f"trace      {record.trace_id}",
+        *(f"error      {name}: {value}" for name, value in (record.error or {}).items()),
         "",
         "stages (ms)",
         *_stages(record.stage_ms),
@@ -131,9 +133,9 @@ def _matched(terms: dict[str, float]) -> str:
 
 def _footer(record: Evidence) -> list[str]:
     times = " ".join(f"{name} {record.stage_ms[name]:.0f}" for name in STAGES if name in record.stage_ms)
+    corpus = f"corpus {record.corpus!r} version {record.corpus_version}"
     lines = [
-        f"corpus {record.corpus!r} version {record.corpus_version} · release {record.release[:12]}"
-        f" · cost {usd(record.cost_microusd)} USD",
+        f"{corpus} · release {record.release[:12]} · cost {usd(record.cost_microusd)} USD",
         f"ms: {times}",
         f"evidence {record.id}   (ragstone trace show {record.id})",
     ]

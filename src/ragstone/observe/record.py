@@ -10,8 +10,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ragstone.core.evidence import AnswerRecord, Evidence, EvidenceText
-from ragstone.core.ids import uuid7, uuid7_unix_ms
+from ragstone.core.errors import RagstoneError
+from ragstone.core.evidence import (
+    AnswerRecord,
+    CandidateColumns,
+    Evidence,
+    EvidenceText,
+    FusionRecord,
+    RetrievalRecord,
+)
+from ragstone.core.ids import corpus_id, uuid7, uuid7_unix_ms
 from ragstone.core.nouns import EmbeddingSpec
 from ragstone.core.ports import View
 from ragstone.generate.ports import Usage
@@ -84,7 +92,45 @@ def evidence_of(
         question=question,
         answer=" ".join(sentence.text for sentence in answer.sentences) if answer else None,
         context={passage.chunk_id.hex(): passage.text for passage in found.passages},
+        sentences=[sentence.text for sentence in answer.sentences] if answer else [],
+        quotes=[[each.quote for each in sentence.citations] for sentence in answer.sentences] if answer else [],
     )
     ledger = [["embed", "tokens", found.query_tokens, 0]]
     ledger += [["answer", unit, count, 0] for unit, count in usage.tokens.items()]
     return record, words, ledger
+
+
+def failure_of(
+    made: Made, asker: list[str], question: str, error: RagstoneError, stage_ms: Mapping[str, float]
+) -> tuple[Evidence, EvidenceText]:
+    """The record of a question that failed: what was asked, how far it came, and the error."""
+    ident = uuid7()
+    record = Evidence(
+        id=str(ident),
+        kind=made.kind,
+        at=datetime.fromtimestamp(uuid7_unix_ms(ident) / 1000, UTC).isoformat(),
+        corpus=made.corpus,
+        corpus_id=corpus_id(made.tenant, made.corpus).hex(),
+        tenant=made.tenant,
+        asker=asker,
+        index_id="",
+        release="",
+        corpus_version=0,
+        trace_id=made.trace_id or os.urandom(16).hex(),
+        status="error",
+        retrieval=_nothing_retrieved(),
+        answer=None,
+        degraded=[],
+        stage_ms=dict(stage_ms),
+        tokens={},
+        cost_microusd=0,
+        made_by=dict(made.made_by),
+        profile={},
+        error={"code": error.code, "what": error.what, "doing": error.doing, "next_step": error.next_step},
+    )
+    return record, EvidenceText(question=question, answer=None, context={})
+
+
+def _nothing_retrieved() -> RetrievalRecord:
+    columns = CandidateColumns([], [], [], [], [], [], [], [], [], [], [])
+    return RetrievalRecord([], "", None, [], FusionRecord("", {}, 0, {}, {}, {}, {}, 0), columns, [], 0, 0)

@@ -21,12 +21,13 @@ from typing import BinaryIO, Protocol
 import msgspec
 
 from ragstone.core.errors import ResourceExhausted, Unavailable
-from ragstone.core.evidence import EvidenceEnvelope
+from ragstone.core.evidence import Degraded, EvidenceEnvelope
 
 MAGIC = b"RSE1"
 HEAD = struct.Struct("<4sII")
 BATCH = 64
 FSYNC_WITHIN_S = 0.05
+REDUCED_FROM = 0.9
 
 
 class EvidenceSink(Protocol):
@@ -50,12 +51,18 @@ class Spool:
         self._timer: threading.Timer | None = None
 
     def append(self, envelope: EvidenceEnvelope) -> None:
-        """Write one record; it is on the disk within 50 ms. ResourceExhausted when the spool is full."""
-        body = msgspec.json.encode(envelope)
-        frame = HEAD.pack(MAGIC, len(body), zlib.crc32(body)) + body
+        """Write one record; it is on the disk within 50 ms.
+
+        A spool nearly full takes records without their passages, labelled; a full one takes none: Unavailable.
+        """
         with self._lock:
-            if self._size() + len(frame) > self._bytes_max:
-                raise ResourceExhausted(
+            size = self._size()
+            if size > self._bytes_max * REDUCED_FROM:
+                envelope = _reduced(envelope)
+            body = msgspec.json.encode(envelope)
+            frame = HEAD.pack(MAGIC, len(body), zlib.crc32(body)) + body
+            if size + len(frame) > self._bytes_max:
+                raise Unavailable(
                     f"the evidence spool {self._folder} has reached {self._bytes_max} bytes",
                     doing="recording evidence",
                     next_step="bring the database back (ragstone doctor); the spool then empties by itself",
@@ -96,6 +103,10 @@ class Spool:
             except FileNotFoundError:
                 continue
             yield from frames(data)
+
+    def find(self, ident: str) -> EvidenceEnvelope | None:
+        """The record with this id, if it has not been shipped."""
+        return next((envelope for envelope in self.pending() if envelope.record.id == ident), None)
 
     def close(self) -> None:
         """Sync and let go of the file; an empty one is removed."""
@@ -146,6 +157,12 @@ class Spool:
             except FileNotFoundError:
                 continue
         return total
+
+
+def _reduced(envelope: EvidenceEnvelope) -> EvidenceEnvelope:
+    # The label goes into the caller's own record, so that the answer that goes out carries it too.
+    envelope.record.degraded.append(Degraded("evidence_reduced", "evidence", "the spool is nearly full: no passages"))
+    return msgspec.structs.replace(envelope, text=msgspec.structs.replace(envelope.text, context={}))
 
 
 def frames(data: bytes) -> Iterator[EvidenceEnvelope]:

@@ -64,7 +64,7 @@ class MemoryEvidence:
         for envelope in envelopes:
             ident = uuid.UUID(envelope.record.id)
             corpus = bytes.fromhex(envelope.record.corpus_id)
-            self._records.setdefault(ident, (corpus, ev.encode(envelope.record), _storable(envelope.text)))
+            self._records.setdefault(ident, (corpus, ev.encode(envelope.record), ev.storable(envelope.text)))
             for stage, unit, quantity, cost in envelope.ledger:
                 self.ledger.setdefault((ident, stage, unit), (quantity, cost))
 
@@ -77,20 +77,13 @@ class MemoryEvidence:
                 doing="reading evidence",
                 next_step="the id is printed by ask and search (`id` in --json)",
             )
-        return ev.decode(held[1]), held[2]
+        return ev.decode(held[1], held[2]), held[2]
 
     async def recent(self, corpus: bytes, limit: int) -> list[dict[str, Any]]:
         """The newest records, a line each."""
         mine = [(ident, held) for ident, held in self._records.items() if held[0] == corpus]
         mine.sort(key=lambda one: (uuid7_unix_ms(one[0]), one[0].bytes), reverse=True)
         return [_line(ident, ev.decode(held[1]), held[2]) for ident, held in mine[:limit]]
-
-
-def _storable(words: ev.EvidenceText) -> ev.EvidenceText:
-    # As a database does: no NUL in a text.
-    bare = {chunk: text.replace("\0", "") for chunk, text in words.context.items()}
-    answer = words.answer and words.answer.replace("\0", "")
-    return ev.EvidenceText(words.question.replace("\0", ""), answer, bare)
 
 
 def _line(ident: uuid.UUID, record: ev.Evidence, words: ev.EvidenceText) -> dict[str, Any]:

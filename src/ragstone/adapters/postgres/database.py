@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,6 +40,7 @@ class Database:
             open=False,
             reconnect_timeout=connect_timeout_s,
         )
+        self._sweeping: asyncio.Task[None] | None = None
         self.pgvector: tuple[int, ...] = (0,)
 
     async def open(self) -> None:
@@ -52,6 +54,8 @@ class Database:
 
     async def close(self) -> None:
         """Give every connection back to the server."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await self._pool.close()
 
     @property
@@ -70,8 +74,20 @@ class Database:
     async def connection(self, doing: str) -> AsyncIterator[Connection]:
         """A pooled connection in autocommit; database errors come out as ours."""
         with translated(doing):
-            async with self._pool.connection() as connection:
-                yield connection
+            try:
+                async with self._pool.connection() as connection:
+                    yield connection
+            except psycopg.OperationalError as error:
+                if not isinstance(error, PoolTimeout | TooManyRequests | pg.QueryCanceled) and self._sweeping is None:
+                    # The server went away: its other connections are dead too, and must not fail one by one.
+                    self._sweeping = asyncio.create_task(self._sweep())
+                raise
+
+    async def _sweep(self) -> None:
+        try:
+            await self._pool.check()
+        finally:
+            self._sweeping = None
 
     @asynccontextmanager
     async def transaction(self, doing: str) -> AsyncIterator[Connection]:

@@ -45,6 +45,10 @@ where v.index_id = '\\x{index}'::bytea and v.corpus_id = %(corpus)s {some}
               and l.v_from <= %(v)s and l.v_to > %(v)s)
 order by v.embedding::halfvec({dimensions}) <=> %(vector)s::halfvec({dimensions}) limit %(limit)s
 """
+WALK = """
+select set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true),
+       set_config('plan_cache_mode', 'force_custom_plan', true)
+"""
 HNSW_SOME = "and v.seq = any(%(seqs)s::int[])"
 ROWS = """
 select c.seq, c.chunk_id, c.text_hash, halfvec_send(v.embedding) from chunk c
@@ -113,11 +117,7 @@ class PostgresEngine:
             names["limit"] = depth
             sql = HNSW.format(index=view.index_id.hex(), dimensions=dimensions, some=some)
             ef_search = min(self._limits.ef_search_max, max(40, 2 * depth))
-            await connection.execute(
-                "select set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true)"
-                ", set_config('plan_cache_mode', 'force_custom_plan', true)",
-                (str(ef_search),),
-            )
+            await connection.execute(WALK, (str(ef_search),))
             path = f"hnsw(ef={ef_search},relaxed_order)"
         elif selection.everything:
             sql, path = EXACT_ALL, "exact"

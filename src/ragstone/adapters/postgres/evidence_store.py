@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -57,8 +56,8 @@ class PostgresEvidence:
                 doing="reading evidence",
                 next_step="the id is printed by ask and search (`id` in --json)",
             )
-        words = ev.EvidenceText(row[1], row[2], row[3]) if row[1] is not None else None
-        return ev.decode(bytes(row[0])), words
+        words = ev.EvidenceText(row[1], row[2], **row[3]) if row[1] is not None else None
+        return ev.decode(bytes(row[0]), words), words
 
     async def recent(self, corpus: bytes, limit: int) -> list[dict[str, Any]]:
         """The newest records, a line each."""
@@ -88,7 +87,7 @@ async def _partition(connection: Connection, day: datetime) -> None:
 
 
 async def _insert(connection: Connection, envelope: ev.EvidenceEnvelope) -> None:
-    record, words = envelope.record, envelope.text
+    record, words = envelope.record, ev.storable(envelope.text)
     ident = uuid.UUID(record.id)
     corpus = bytes.fromhex(record.corpus_id)
     place = (corpus, moment(ident), ident)
@@ -103,9 +102,8 @@ async def _insert(connection: Connection, envelope: ev.EvidenceEnvelope) -> None
     await connection.execute(
         "insert into evidence_text (corpus_id, at, id, question, answer, context)"
         " values (%s, %s, %s, %s, %s, %s::jsonb) on conflict do nothing",
-        (*place, _storable(words.question), words.answer and _storable(words.answer),
-         json.dumps({chunk: _storable(text) for chunk, text in words.context.items()})),
-    )  # fmt: skip
+        (*place, words.question, words.answer, _json(_kept(words))),
+    )
     for cited in _cited(record):
         await connection.execute(
             "insert into evidence_document (corpus_id, document_id, at, id) values (%s, %s, %s, %s)"
@@ -120,9 +118,8 @@ async def _insert(connection: Connection, envelope: ev.EvidenceEnvelope) -> None
         )
 
 
-def _storable(text: str) -> str:
-    # PostgreSQL keeps no NUL in text, and a record must not be lost for one.
-    return text.replace("\0", "")
+def _kept(words: ev.EvidenceText) -> dict[str, Any]:
+    return {"context": words.context, "sentences": words.sentences, "quotes": words.quotes}
 
 
 def _cited(record: ev.Evidence) -> set[bytes]:

@@ -26,7 +26,7 @@ from ragstone.entrypoints.cli.common import (
     ship,
     with_system,
 )
-from ragstone.entrypoints.documents import answer_document, decode_cursor, encode_cursor, search_document
+from ragstone.entrypoints.documents import answer_document, begin_page, cursor_after, search_document
 from ragstone.flow import Outcome, Question
 from ragstone.flow import ask as run_ask
 from ragstone.flow import search as run_search
@@ -91,10 +91,7 @@ def search(
 ) -> None:
     """Find the passages for QUESTION, each with the reasons it was chosen."""
     filters = parse_filter(options["filters"])
-    offset = 0
-    if cursor:
-        begun = decode_cursor(cursor, question, filters, options["corpus"])
-        offset, options["as_of"] = begun.offset, options["as_of"] or str(begun.version)
+    offset, options["as_of"] = begin_page(cursor, options["as_of"], question, filters, options["corpus"])
 
     async def work(system: System) -> Outcome:
         asked = _question(ctx, question, options, limit=limit, offset=offset)
@@ -103,9 +100,7 @@ def search(
         return outcome
 
     outcome = with_system(ctx, work)
-    following = None
-    if outcome.has_more:
-        following = encode_cursor(offset + limit, outcome.record.corpus_version, question, filters, options["corpus"])
+    following = cursor_after(outcome)
     if as_json:
         echo_json(search_document(outcome, following))
     else:
