@@ -64,9 +64,11 @@ class System:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close what was opened."""
-        self.spool.close()
-        await self._stack.aclose()
-        self.compute.close()
+        try:
+            self.spool.close()
+        finally:
+            await self._stack.aclose()
+            self.compute.close()
 
     async def database(self) -> Database:
         """The open database: `DATABASE_URL`, or the embedded server, started when nobody has."""

@@ -26,7 +26,7 @@ from ragstone.index.records import Published, QuarantineEntry, Run, RunStart
 from ragstone.index.rows import IncomingDocument, Piece
 from ragstone.index.stage import Tally, Writer, publish
 from ragstone.ingest.parse import ParseLimits
-from ragstone.ingest.plan import Plan, guard, make_plan
+from ragstone.ingest.plan import UNSUPPORTED, Plan, guard, make_plan
 from ragstone.ingest.ports import SourceReader
 from ragstone.ingest.records import Fault, Scan
 from ragstone.ingest.stage import Batch, Prepared, prepare
@@ -34,8 +34,6 @@ from ragstone.observe.ports import EvidenceWriter
 from ragstone.observe.record import Made, evidence_of, failure_of
 from ragstone.retrieve.ports import Catalog
 from ragstone.retrieve.stage import Ask, Clock, Retrieved, Retriever
-
-UNSUPPORTED = "unsupported_type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,6 @@ async def ingest(parts: IngestParts, request: IngestRequest, progress: Progress 
     began = time.monotonic()
     scan = await request.reader.scan()
     run = await parts.runs.begin(_start(parts, request, scan))
-    state = "failed"
     try:
         published_now = {key: each.object_version for key, each in (await parts.runs.documents(run)).items()}
         plan = make_plan(scan, published_now)
@@ -102,10 +99,13 @@ async def ingest(parts: IngestParts, request: IngestRequest, progress: Progress 
         published = await publish(
             run, tally, parts.publisher, parts.objects, plan.deleted, entries, replaces_quarantine=True
         )
-        state = "published" if published else "unchanged"
         progress("publish", 1, 1)
-    finally:
-        await parts.runs.end(run, state)  # type: ignore[arg-type]  # one of RunState's words
+    except BaseException:
+        # What went wrong is the news; a run that cannot even be closed is swept by the next one, as after a kill.
+        with suppress(RagstoneError):
+            await parts.runs.end(run, "failed")
+        raise
+    await parts.runs.end(run, "published" if published else "unchanged")
     return IngestReport(
         source=request.source,
         corpus=request.corpus,
@@ -156,8 +156,9 @@ async def _write(
             group.create_task(produce())
             group.create_task(consume())
     except ExceptionGroup as failed:
-        await writer.abandon()
         raise _first(failed) from None
+    finally:
+        await writer.abandon()  # also when we are stopped: a write that goes on would outlive the sweep
     return writer.tally, faults
 
 
@@ -305,6 +306,8 @@ def check_question(text: str, chars_max: int) -> None:
     if not text.strip():
         step = 'ask something: ragstone ask "…"'
         raise UsageError("the question is empty", doing="reading the question", next_step=step)
+    if "\0" in text:
+        raise UsageError("the question holds a NUL character", doing="reading the question", next_step="leave it out")
     if len(text) > chars_max:
         raise UsageError(
             f"the question has {len(text)} characters, at most {chars_max} are allowed",

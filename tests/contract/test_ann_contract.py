@@ -45,8 +45,7 @@ class ShortSighted:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def graph(postgres: Stack, database: Database) -> tuple[Stack, View]:
-    """A corpus of 1,200 rows, 150 of them dead, with an HNSW index that no other corpus shares."""
-    # A recipe of its own: an HNSW index holds the rows of every corpus of its recipe.
+    """A corpus of 1,200 rows, 150 of them dead, with an HNSW index of its own."""
     corpus = fresh("graph")
     stack = replace(
         postgres,
@@ -54,9 +53,9 @@ async def graph(postgres: Stack, database: Database) -> tuple[Stack, View]:
         engine=PostgresEngine(database, EngineLimits(exact_rows_max=50)),
     )
     documents = random_documents(seed=21, count=400)
-    await Ingest(corpus, documents, name=corpus).into(stack)
+    await Ingest(corpus, documents).into(stack)
     gone = [one.key for one in documents[:50]]
-    await Ingest(corpus, [], deleted=gone, order="2", name=corpus).into(stack)
+    await Ingest(corpus, [], deleted=gone, order="2").into(stack)
     return stack, await stack.view(corpus)
 
 
@@ -95,7 +94,7 @@ async def test_the_index_is_used(graph, database):
     async def scans() -> int:
         async with database.connection("testing") as connection:
             await connection.execute("select pg_stat_force_next_flush()")
-            row = await (await connection.execute(count, (ann_name(view.index_id),))).fetchone()
+            row = await (await connection.execute(count, (ann_name(view.corpus_id, view.index_id),))).fetchone()
             return int(row[0])
 
     before = await scans()

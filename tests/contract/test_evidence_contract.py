@@ -9,7 +9,7 @@ import pytest
 from contract_stacks import fresh, ident
 
 from ragstone.core import evidence as ev
-from ragstone.core.errors import NotFound
+from ragstone.core.errors import IntegrityError, NotFound
 from ragstone.core.ids import uuid7
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -109,7 +109,7 @@ async def test_an_unknown_schema(stack, asked):
     """A record of a schema that this program does not know is refused, not misread."""
     envelope = asked.envelope(schema=99)
     await stack.evidence.append([envelope])
-    with pytest.raises(ValueError, match="evidence schema 99 is not one of 1 to 1"):
+    with pytest.raises(IntegrityError, match="evidence schema 99 is not one of 1 to 1"):
         await stack.evidence.get(None, uuid.UUID(envelope.record.id))
 
 
@@ -118,5 +118,5 @@ async def test_unknown_fields_are_ignored(asked):
     record = asked.envelope().record
     body = ev.encode(record)
     assert ev.decode(body[:-1] + b',"later":{"a":1}}') == record
-    with pytest.raises(ValueError, match="schema None"):
+    with pytest.raises(IntegrityError, match="schema None"):
         ev.decode(b"{}")

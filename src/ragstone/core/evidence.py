@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from ragstone.core.errors import IntegrityError
+
 SCHEMA = 1
 
 
@@ -212,7 +214,11 @@ def upcast(raw: dict[str, Any]) -> dict[str, Any]:
     """Lift a record to the current schema, one step at a time."""
     schema = raw.get("schema")
     if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
-        raise ValueError(f"evidence schema {schema!r} is not one of 1 to {SCHEMA}")
+        raise IntegrityError(
+            f"evidence schema {schema!r} is not one of 1 to {SCHEMA}",
+            doing="reading evidence",
+            next_step="read it with the version of ragstone that wrote it, or a later one",
+        )
     while raw["schema"] < SCHEMA:
         raw = UPCASTERS[raw["schema"]](raw)
     return raw

@@ -22,7 +22,7 @@ def place_line(title: str | None, heading_path: Sequence[str]) -> str:
     inner: list[str] = []
     for name in reversed(heading_path):
         shown = _short(name)
-        if shown.casefold() in {other.casefold() for other in (*names, *inner)}:
+        if not shown or shown.casefold() in {other.casefold() for other in (*names, *inner)}:
             continue
         room -= len(shown) + 3
         if room < 0:

@@ -32,7 +32,10 @@ class Runs(Protocol):
         """The live documents of the run's source, by key."""
 
     async def end(self, run: Run, state: RunState) -> None:
-        """Release the source; rows of a run that did not publish are swept."""
+        """Release the source; rows of a run that did not publish are swept.
+
+        Whether it did is known to the store alone: a run stopped after its commit says `failed` and has published.
+        """
 
 
 class Staging(Protocol):

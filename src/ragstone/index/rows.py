@@ -86,7 +86,9 @@ def document_rows(run: Run, document: IncomingDocument, reusable: Mapping[bytes,
             title_terms = Counter(analyze(document.title))
         text = passage_input(document.title, piece.heading_path, piece.text)
         ids = (row, chunk, text_hash(piece.text), text_hash(text))
-        new.append(NewRow(*ids, text, piece.text, piece.tokens, Counter(analyze(text)), title_terms))
+        # The place line shortens a long title; its words are all findable nevertheless.
+        joined = Counter(analyze(text)) | title_terms
+        new.append(NewRow(*ids, text, piece.text, piece.tokens, joined, title_terms))
     return DocumentRows(document, tuple(row_ids), tuple(new))
 
 

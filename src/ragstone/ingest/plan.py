@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ragstone.core.errors import CheckRefused, RagstoneError, Terminal
 from ragstone.ingest.records import Fault, Scan, SourceObject
 
+UNSUPPORTED = "unsupported_type"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -40,8 +42,9 @@ def make_plan(scan: Scan, published: Mapping[str, str]) -> Plan:
 
 def guard(plan: Plan, scan: Scan, published: int, location: str, *, percent: float, allowed: bool) -> None:
     """Refuse what an unmounted folder would do: CheckRefused for an empty source that has documents or too many
-    deletions; Terminal for a source that has nothing at all."""
-    if not scan.objects and not scan.faults and not published:
+    deletions; Terminal for a source that has nothing at all, or nothing of a type that is read."""
+    readable = scan.objects or any(fault.reason != UNSUPPORTED for fault in scan.faults)
+    if not readable and not published:
         raise Terminal(
             f"{location} holds no documents",
             doing="ingesting",
@@ -51,6 +54,15 @@ def guard(plan: Plan, scan: Scan, published: int, location: str, *, percent: flo
         return
     if not scan.objects or len(plan.deleted) > published * percent / 100:
         raise too_many_deletions(location, len(plan.deleted), published)
+
+
+def gone(location: str, published: int) -> RagstoneError:
+    """The refusal to take a place that is not there for one that was emptied."""
+    return CheckRefused(
+        f"{location} is gone, and {published} documents of it are published",
+        doing="ingesting; nothing was changed",
+        next_step="mount it again; if its documents are really gone, put an empty one there and add --allow-delete",
+    )
 
 
 def too_many_deletions(location: str, deleted: int, published: int) -> RagstoneError:

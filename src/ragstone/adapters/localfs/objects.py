@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ragstone.core.errors import NotFound, ResourceExhausted, Unavailable
@@ -41,11 +42,22 @@ class FolderObjects:
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(target)
+            _sync_names(target.parent)
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
             kind = ResourceExhausted if error.errno in {errno.ENOSPC, errno.EDQUOT} else Unavailable
             raise kind(
                 f"cannot write {target}: {error.strerror}",
                 doing="storing an object",
                 next_step=f"free space or mend the rights of {self._root}, then run the same command again",
             ) from None
+
+
+def _sync_names(folder: Path) -> None:
+    """A new name is durable when its folder is: the catalog is about to point to it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

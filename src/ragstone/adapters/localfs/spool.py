@@ -2,21 +2,22 @@
 
 A frame is b"RSE1", length u32, CRC-32 u32 (little endian), then the envelope as JSON. Every process appends
 to its own file, which it holds locked; a file that nobody locks belongs to a process that is gone, and
-whoever ships next takes it. A torn last frame (power cut, kill) is left out; all before it is kept. Shipping
-twice is harmless: the store ignores what it has.
+whoever ships next takes it. A torn or damaged frame (power cut, kill, bad block) is left out; all before and
+after it are kept. Shipping twice is harmless: the store ignores what it has.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import struct
 import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -44,7 +45,7 @@ class Spool:
         self._folder = folder
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
-        self._file: BinaryIO | None = None
+        self._file: io.FileIO | None = None
         self._path: Path | None = None
         self._number = 0
         self._dirty = False
@@ -68,9 +69,7 @@ class Spool:
                     next_step="bring the database back (ragstone doctor); the spool then empties by itself",
                 )
             try:
-                file = self._open()
-                file.write(frame)
-                file.flush()
+                _write_whole(self._open(), frame)
             except OSError as error:
                 raise _full(error, self._folder) from None
             self._dirty = True
@@ -140,13 +139,18 @@ class Spool:
             path.unlink(missing_ok=True)
         return len(envelopes)
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> io.FileIO:
         if self._file is None:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._number += 1
-            self._path = self._folder / f"{os.getpid()}-{self._number}-{os.urandom(4).hex()}.spool"
-            self._file = self._path.open("ab")
-            fcntl.flock(self._file, fcntl.LOCK_SH)
+            path = self._folder / f"{os.getpid()}-{self._number}-{os.urandom(4).hex()}.spool"
+            # Locked before it has the name that shippers look for: an unlocked new file would be taken for one
+            # left behind, and be removed under us.
+            beside = path.with_suffix(".new")
+            file = io.FileIO(beside, "a")
+            fcntl.flock(file, fcntl.LOCK_SH)
+            beside.rename(path)
+            self._file, self._path = file, path
         return self._file
 
     def _size(self) -> int:
@@ -165,17 +169,29 @@ def _reduced(envelope: EvidenceEnvelope) -> EvidenceEnvelope:
     return msgspec.structs.replace(envelope, text=msgspec.structs.replace(envelope.text, context={}))
 
 
+def _write_whole(file: io.FileIO, frame: bytes) -> None:
+    """The whole frame or none of it: on a full disk half a frame would be left before those written later."""
+    end = file.seek(0, io.SEEK_END)
+    written = 0
+    try:
+        while written < len(frame):
+            written += file.write(frame[written:]) or 0
+    except OSError:
+        file.truncate(end)
+        raise
+
+
 def frames(data: bytes) -> Iterator[EvidenceEnvelope]:
-    """The whole records at the start of a spool file; stops at the first torn or damaged one."""
-    at = 0
+    """The whole records of a spool file, in order; torn and damaged ones are passed over."""
     decoder = msgspec.json.Decoder(EvidenceEnvelope)
-    while at + HEAD.size <= len(data):
-        magic, size, crc = HEAD.unpack_from(data, at)
+    at = data.find(MAGIC)
+    while 0 <= at <= len(data) - HEAD.size:
+        _, size, crc = HEAD.unpack_from(data, at)
         body = data[at + HEAD.size : at + HEAD.size + size]
-        if magic != MAGIC or len(body) != size or zlib.crc32(body) != crc:
-            return
-        yield decoder.decode(body)
-        at += HEAD.size + size
+        whole = len(body) == size and zlib.crc32(body) == crc
+        if whole:
+            yield decoder.decode(body)
+        at = data.find(MAGIC, at + (HEAD.size + size if whole else 1))
 
 
 def _full(error: OSError, folder: Path) -> ResourceExhausted | Unavailable:

@@ -11,16 +11,18 @@ from typing import Any
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
-from ragstone.core.errors import DeadlineExceeded, RagstoneError, ResourceExhausted, Unavailable
+from ragstone.core.errors import DeadlineExceeded, RagstoneError, ResourceExhausted, Unavailable, UsageError
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
 MIGRATION_LOCK = 0x7261_6773_746F_6E65  # "ragstone"
 OPTIONS = "-c search_path=ragstone,public -c jit=off -c timezone=UTC"
 PGVECTOR_HNSW_MIN = (0, 8, 4)
+CONNECTING = "connecting to the database"
 NEXT = "check the database with: ragstone doctor"
 
 
@@ -44,12 +46,13 @@ class Database:
         self.pgvector: tuple[int, ...] = (0,)
 
     async def open(self) -> None:
-        """Connect and migrate. Unavailable when the server does not answer."""
+        """Connect and migrate. Unavailable when the server does not answer, UsageError when there is no such address."""
+        _check_address(self.conninfo)
         async with await self.dedicated() as connection:
             await migrate(connection)
             row = await fetch_one(connection, "select extversion from pg_extension where extname = 'vector'")
             self.pgvector = tuple(int(part) for part in str(row[0]).split("."))
-        with translated("connecting to the database"):
+        with translated(CONNECTING):
             await self._pool.open(wait=True, timeout=self._timeout_s)
 
     async def close(self) -> None:
@@ -65,7 +68,7 @@ class Database:
 
     async def dedicated(self) -> Connection:
         """A connection of one's own, for session locks; the caller closes it."""
-        with translated("connecting to the database"):
+        with translated(CONNECTING):
             return await psycopg.AsyncConnection.connect(
                 self.conninfo, options=OPTIONS, autocommit=True, connect_timeout=max(2, int(self._timeout_s))
             )
@@ -94,6 +97,18 @@ class Database:
         """A pooled connection inside one transaction."""
         async with self.connection(doing) as connection, connection.transaction():
             yield connection
+
+
+def _check_address(conninfo: str) -> None:
+    try:
+        conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        # Not a word of what was given: it may hold a password.
+        raise UsageError(
+            "DATABASE_URL is no address of a PostgreSQL database",
+            doing=CONNECTING,
+            next_step="write it like postgresql://user:password@host:5432/name",
+        ) from None
 
 
 class translated:  # noqa: N801 - used like a function, as contextlib.suppress is

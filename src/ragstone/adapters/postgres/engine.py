@@ -37,10 +37,10 @@ select v.seq, halfvec_send(v.embedding) from vector v
 where v.corpus_id = %(corpus)s and v.index_id = %(index)s and v.seq = any(%(seqs)s::int[])
 order by (v.embedding <=> %(vector)s::halfvec) + 0::float8, v.seq limit %(limit)s
 """
-# The index id stands in the text, as only a constant matches the partial index's condition.
+# Both ids stand in the text, as only constants match the partial index's condition.
 HNSW = """
 select v.seq, halfvec_send(v.embedding) from vector v
-where v.index_id = '\\x{index}'::bytea and v.corpus_id = %(corpus)s {some}
+where v.corpus_id = '\\x{corpus}'::bytea and v.index_id = '\\x{index}'::bytea {some}
   and exists (select 1 from live l where l.corpus_id = v.corpus_id and l.index_id = v.index_id and l.seq = v.seq
               and l.v_from <= %(v)s and l.v_to > %(v)s)
 order by v.embedding::halfvec({dimensions}) <=> %(vector)s::halfvec({dimensions}) limit %(limit)s
@@ -115,7 +115,8 @@ class PostgresEngine:
             if not selection.everything:
                 some, names["seqs"] = HNSW_SOME, selection.seqs().tolist()
             names["limit"] = depth
-            sql = HNSW.format(index=view.index_id.hex(), dimensions=dimensions, some=some)
+            ids = {"corpus": view.corpus_id.hex(), "index": view.index_id.hex()}
+            sql = HNSW.format(**ids, dimensions=dimensions, some=some)
             ef_search = min(self._limits.ef_search_max, max(40, 2 * depth))
             await connection.execute(WALK, (str(ef_search),))
             path = f"hnsw(ef={ef_search},relaxed_order)"

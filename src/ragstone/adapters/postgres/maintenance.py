@@ -62,7 +62,7 @@ async def _merge(connection: Connection, corpus: bytes, index: bytes, segments_m
     await connection.execute(
         "with dead as (delete from segment where corpus_id = %s and index_id = %s and segment_id = any(%s) returning *)"
         " insert into segment (corpus_id, index_id, segment_id, seq_lo, seq_hi, n_rows, run_id)"
-        " select corpus_id, index_id, %s, min(seq_lo), max(seq_hi), sum(n_rows), max(run_id) from dead group by 1, 2",
+        " select corpus_id, index_id, %s, min(seq_lo), max(seq_hi), sum(n_rows), (array_agg(run_id))[1] from dead group by 1, 2",
         (*names, new[0]),
     )
     await copy_postings(connection, corpus, index, new[0], merged)
@@ -74,9 +74,9 @@ def _merged(rows: list[Any]) -> Iterator[tuple[str, int, bytes]]:
         yield term, len(whole.seqs), pack(whole)
 
 
-def ann_name(index: bytes) -> str:
-    """The name of the HNSW index of one of our indexes."""
-    return f"vector_hnsw_{index.hex()[:20]}"
+def ann_name(corpus: bytes, index: bytes) -> str:
+    """The name of the HNSW index of one of a corpus's indexes: neighbours of other corpora must not crowd it."""
+    return f"vector_hnsw_{corpus.hex()[:20]}_{index.hex()[:20]}"
 
 
 async def _build_ann(database: Database, corpus: bytes, index: bytes, rows_min: int) -> None:
@@ -94,9 +94,9 @@ async def _build_ann(database: Database, corpus: bytes, index: bytes, rows_min: 
             await connection.execute("set local statement_timeout = 0")
             await connection.execute("set local maintenance_work_mem = '512MB'")
             await connection.execute(
-                f"create index if not exists {ann_name(index)} on vector using hnsw"
+                f"create index if not exists {ann_name(corpus, index)} on vector using hnsw"
                 f" ((embedding::halfvec({int(row[1])})) halfvec_cosine_ops) with (m = 16, ef_construction = 64)"
-                f" where index_id = '\\x{index.hex()}'::bytea"
+                f" where corpus_id = '\\x{corpus.hex()}'::bytea and index_id = '\\x{index.hex()}'::bytea"
             )
             await connection.execute(
                 "update index set ann = true where corpus_id = %s and index_id = %s", (corpus, index)

@@ -176,7 +176,13 @@ class PostgresRuns:
         try:
             if state != "published":
                 async with self._database.transaction("closing a run") as connection:
-                    await self._sweep(connection, run.corpus_id, run.run_id, state)
+                    # Stopped between commit and end, a run has published whatever its process believes.
+                    running = await connection.execute(
+                        "select 1 from run where corpus_id = %s and run_id = %s and state = 'running' for update",
+                        (run.corpus_id, run.run_id),
+                    )
+                    if await running.fetchone():
+                        await self._sweep(connection, run.corpus_id, run.run_id, state)
         finally:
             if lock is not None:
                 await _release(lock)

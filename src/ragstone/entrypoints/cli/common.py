@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 import msgspec
 
-from ragstone.bootstrap import System, environment
-from ragstone.core.errors import RagstoneError
+from ragstone.core.errors import RagstoneError, ResourceExhausted, Unavailable
 from ragstone.core.nouns import Asker
-from ragstone.settings import Settings, load
+from ragstone.settings import Settings, load, model_cache
+
+if TYPE_CHECKING:
+    from ragstone.bootstrap import System
 
 TENANT = "default"
 INTERRUPTED = 130
+STOPPED = "stopped; nothing is half done, run the same command again to go on"
+# Documents are not to be trusted: what would move the cursor or colour the terminal is shown as a mark.
+CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 Result = TypeVar("Result")
 Command = Callable[..., Any]
 
@@ -46,9 +53,24 @@ def as_of_option(command: Command) -> Command:
     return click.option("--as-of", "as_of", default=None, metavar="V|TIME", help=text)(command)
 
 
+def settings_and_origin(ctx: click.Context) -> tuple[Settings, dict[str, str]]:
+    """The effective settings of this call, and where each that is not a default came from."""
+    from ragstone.bootstrap import environment  # noqa: PLC0415 - a help page needs none of it
+
+    file = ctx.find_root().obj
+    return load(Path(file) if file else None, environment())
+
+
 def settings_of(ctx: click.Context) -> Settings:
     """The effective settings of this call."""
-    return load(Path(ctx.find_root().obj) if ctx.find_root().obj else None, environment())[0]
+    return settings_and_origin(ctx)[0]
+
+
+def models_of(ctx: click.Context) -> Path:
+    """Where model weights are kept."""
+    from ragstone.bootstrap import environment  # noqa: PLC0415 - a help page needs none of it
+
+    return model_cache(settings_of(ctx), environment())
 
 
 def asker_of(words: str | None) -> Asker:
@@ -66,8 +88,7 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except RagstoneError as error:
             fail(error, as_json=bool(kwargs.get("as_json")))
         except KeyboardInterrupt:
-            click.echo("ragstone: stopped; nothing is half done, run the same command again to go on", err=True)
-            sys.exit(INTERRUPTED)
+            stopped(as_json=bool(kwargs.get("as_json")))
 
     return inner
 
@@ -76,15 +97,26 @@ def fail(error: RagstoneError, *, as_json: bool) -> NoReturn:
     """Say what is wrong and end."""
     click.echo(f"ragstone: {error}", err=True)
     if as_json:
-        document = {
-            "error": {"code": error.code, "what": error.what, "doing": error.doing, "next_step": error.next_step}
-        }
-        echo_json(document)
+        echo_json(error_document(error.code, error.what, error.doing, error.next_step))
     sys.exit(error.exit_code)
+
+
+def stopped(*, as_json: bool) -> NoReturn:
+    """Ctrl-C: say what it means and end."""
+    click.echo(f"ragstone: {STOPPED}", err=True)
+    if as_json:
+        echo_json(error_document("interrupted", STOPPED, "", "run the same command again"))
+    sys.exit(INTERRUPTED)
+
+
+def error_document(code: str, what: str, doing: str, next_step: str) -> dict[str, Any]:
+    """What stands on stdout under --json when a command does not succeed."""
+    return {"error": {"code": code, "what": what, "doing": doing, "next_step": next_step}}
 
 
 def with_system(ctx: click.Context, work: Callable[[System], Awaitable[Result]]) -> Result:
     """Open the parts, do the work, ship what evidence it left, close."""
+    from ragstone.bootstrap import System, environment  # noqa: PLC0415 - a help page needs none of it
 
     async def inside() -> Result:
         async with System(settings_of(ctx), environment()) as system:
@@ -104,12 +136,22 @@ async def ship(system: System) -> None:
 def echo_json(document: Any) -> None:
     """One JSON document on stdout."""
     text = json.dumps(msgspec.to_builtins(document), ensure_ascii=False, indent=2)
-    sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
-    sys.stdout.buffer.flush()
+    _out(text.encode("utf-8", "replace"))
 
 
 def echo(text: str) -> None:
     """Text on stdout; characters that the terminal lacks are replaced, never a crash."""
-    stream = sys.stdout
-    encoding = stream.encoding or "utf-8"
-    click.echo(text.encode(encoding, "replace").decode(encoding))
+    _out(text.translate(CONTROLS).encode(sys.stdout.encoding or "utf-8", "replace"))
+
+
+def _out(line: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        # What follows, and what Python flushes at the end, goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            kind = ResourceExhausted if error.errno == errno.ENOSPC else Unavailable
+            step = "free space, or send the output elsewhere"
+            raise kind(f"the output cannot be written: {error.strerror}", next_step=step) from None

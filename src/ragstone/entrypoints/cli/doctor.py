@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import click
 import msgspec
 
-from ragstone.bootstrap import environment
-from ragstone.entrypoints.cli.common import echo, echo_json, guarded, json_option, settings_of, with_system
-from ragstone.entrypoints.health import Check, examine
-from ragstone.settings import load
+from ragstone.entrypoints.cli.common import echo, echo_json, guarded, json_option, settings_and_origin, with_system
+
+if TYPE_CHECKING:
+    from ragstone.entrypoints.health import Check
 
 MARKS = {"ok": "ok  ", "warning": "warn", "failed": "FAIL"}
 
@@ -23,8 +23,9 @@ MARKS = {"ok": "ok  ", "warning": "warn", "failed": "FAIL"}
 @guarded
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Print the effective configuration and check every part it names. Exit 1 when one does not work."""
-    settings = settings_of(ctx)
-    origin = load(None if ctx.find_root().obj is None else ctx.find_root().obj, environment())[1]
+    from ragstone.entrypoints.health import examine  # noqa: PLC0415 - a help page needs none of it
+
+    settings, origin = settings_and_origin(ctx)
     checks: list[Check] = with_system(ctx, examine)
     effective = _hidden(msgspec.to_builtins(settings))
     if as_json:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragstone.adapters.postgres.library import PostgresLibrary
-from ragstone.bootstrap import System
 from ragstone.entrypoints.cli.common import (
     TENANT,
     as_of_option,
@@ -24,6 +22,10 @@ from ragstone.entrypoints.cli.common import (
 )
 from ragstone.index.listing import DocumentDetail, Page
 from ragstone.observe.lists import document_page, documents_page, quarantine_page
+
+if TYPE_CHECKING:
+    from ragstone.adapters.postgres.library import PostgresLibrary
+    from ragstone.bootstrap import System
 
 LIMIT_MAX = 1000
 LATER = ("delete", "erase", "redrive")

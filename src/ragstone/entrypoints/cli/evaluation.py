@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ragstone.bootstrap import System
 from ragstone.core.errors import UsageError
 from ragstone.entrypoints.cli.common import (
     TENANT,
@@ -23,8 +23,11 @@ from ragstone.entrypoints.cli.common import (
 )
 from ragstone.entrypoints.cli.progress import Shown
 from ragstone.evaluate.judgements import read_qrels, read_queries, run_lines
-from ragstone.evaluate.retrieval import RetrievalEvaluation, evaluate_retrieval
 from ragstone.retrieve.profile import METHODS, checked_method
+
+if TYPE_CHECKING:
+    from ragstone.bootstrap import System
+    from ragstone.evaluate.retrieval import RetrievalEvaluation
 
 LATER = ("answers", "compare", "gate")
 DEADLINE_S = 30.0
@@ -80,6 +83,8 @@ def retrieval(
     progress = Shown("questions")
 
     async def work(system: System) -> RetrievalEvaluation:
+        from ragstone.evaluate.retrieval import evaluate_retrieval  # noqa: PLC0415 - a help page needs none of it
+
         profile = system.profile()
         if fusion:
             profile = replace(profile, name=f"{profile.name}+{fusion}", fusion=checked_method(fusion))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragstone.bootstrap import System
 from ragstone.core.errors import RagstoneError, UsageError
 from ragstone.entrypoints.cli.common import TENANT, corpus_option, echo, echo_json, guarded, json_option, with_system
 from ragstone.entrypoints.cli.progress import Shown
-from ragstone.flow import IngestReport, IngestRequest
-from ragstone.flow import ingest as run_ingest
-from ragstone.ingest.plan import too_many_deletions
+from ragstone.ingest.plan import gone
+
+if TYPE_CHECKING:
+    from ragstone.bootstrap import System
+    from ragstone.flow import IngestReport
 
 PARTLY = 5
 SHOWN_QUARANTINE = 10
@@ -49,12 +51,14 @@ def ingest(
     progress = Shown("documents")
 
     async def work(system: System) -> IngestReport:
+        from ragstone import flow  # noqa: PLC0415 - a help page needs none of it
+
         reader = await _open(system, source, name, corpus)
         parts = await system.ingest_parts()
         kind = "jsonl" if source.endswith(".jsonl") else "folder"
-        request = IngestRequest(reader, TENANT, corpus, name or reader.name, kind, allow_delete)
+        request = flow.IngestRequest(reader, TENANT, corpus, name or reader.name, kind, allow_delete)
         try:
-            return await run_ingest(parts, request, progress)
+            return await flow.ingest(parts, request, progress)
         finally:
             progress.close()
 
@@ -74,14 +78,16 @@ async def _open(system: System, location: str, name: str | None, corpus: str) ->
     except UsageError as error:
         if location.startswith("s3:") or Path(location).exists():
             raise
+        if not (system.settings.database.url or system.home.exists()):
+            raise  # nothing was ever ingested here: a typing error starts no database
         source = name or Path(location).name.removesuffix(".jsonl")
         known, place = 0, ""
         try:
             known, place = await (await system.library()).source_documents(TENANT, corpus, source)
         except RagstoneError:
             raise error from None
-        if known and place == str(Path(location).absolute()):
-            raise too_many_deletions(f"{location} (which is gone)", known, known) from None
+        if known and place == os.path.abspath(location):  # noqa: PTH100 - as the sources name their place
+            raise gone(location, known) from None
         raise
 
 

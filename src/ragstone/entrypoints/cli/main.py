@@ -8,6 +8,7 @@ from importlib import import_module
 import click
 
 from ragstone import __version__
+from ragstone.entrypoints.cli.common import echo_json, error_document, stopped
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("questions:ask", "Answer a question from the documents, with citations and reasons."),
@@ -81,9 +82,23 @@ def ragstone(ctx: click.Context, config: str | None) -> None:
 
 
 def run() -> None:
-    """The console script. A closed pipe ends quietly, as other filters do."""
+    """The console script: an error of usage becomes a JSON document under --json as every other does."""
+    as_json = "--json" in sys.argv
     try:
-        ragstone(prog_name="ragstone")
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        _refuse_unreadable(sys.argv[1:])
+        code = ragstone.main(prog_name="ragstone", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        if as_json:
+            echo_json(error_document("usage", error.format_message(), "", "ragstone --help"))
+        sys.exit(error.exit_code)
+    except click.Abort:
+        stopped(as_json=as_json)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_unreadable(words: list[str]) -> None:
+    """Bytes that are no text have no place in a name, a question or a filter."""
+    for word in words:
+        if any("\ud800" <= char <= "\udfff" for char in word):
+            raise click.UsageError(f"{word!a} is not valid UTF-8; write it, or name the file, in UTF-8")

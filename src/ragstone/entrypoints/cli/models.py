@@ -12,10 +12,8 @@ import click
 from ragstone.adapters.localmodels.cache import ModelCache, ModelStatus, list_models, verify_models
 from ragstone.adapters.localmodels.fetch import Sources, fetch
 from ragstone.adapters.localmodels.registry import DEFAULT_MODEL, find_model
-from ragstone.bootstrap import environment
-from ragstone.entrypoints.cli.common import echo, echo_json, guarded, json_option, settings_of
+from ragstone.entrypoints.cli.common import echo, echo_json, guarded, json_option, models_of, settings_of
 from ragstone.entrypoints.cli.progress import Shown
-from ragstone.settings import model_cache
 
 
 @click.group()
@@ -24,7 +22,7 @@ def models() -> None:
 
 
 def _cache(ctx: click.Context) -> ModelCache:
-    return ModelCache(model_cache(settings_of(ctx), environment()))
+    return ModelCache(models_of(ctx))
 
 
 @models.command("list")

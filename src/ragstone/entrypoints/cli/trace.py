@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragstone.bootstrap import System
 from ragstone.core.evidence import Evidence, EvidenceText
 from ragstone.core.ids import corpus_id
 from ragstone.entrypoints.cli.common import (
@@ -22,6 +21,9 @@ from ragstone.entrypoints.cli.common import (
 from ragstone.entrypoints.documents import evidence_document
 from ragstone.observe.lists import traces_page
 from ragstone.observe.page import trace_page
+
+if TYPE_CHECKING:
+    from ragstone.bootstrap import System
 
 
 @click.group()

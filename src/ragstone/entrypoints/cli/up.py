@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from ragstone.bootstrap import System
 from ragstone.entrypoints.cli.common import guarded, with_system
+
+if TYPE_CHECKING:
+    from ragstone.bootstrap import System
 
 
 @click.command()

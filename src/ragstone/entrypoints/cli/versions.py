@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from ragstone.bootstrap import System
 from ragstone.entrypoints.cli.common import TENANT, corpus_option, echo, echo_json, guarded, json_option, with_system
 from ragstone.index.listing import Page
 from ragstone.observe.lists import versions_page
+
+if TYPE_CHECKING:
+    from ragstone.bootstrap import System
 
 LATER = ("diff", "rollback")
 
