@@ -152,7 +152,10 @@ def load(file: Path | None, environment: Mapping[str, str]) -> tuple[Settings, d
     for name, (section, key) in _names().items():
         value = environment.get(name)
         if value:
-            raw.setdefault(section, {})[key] = value
+            fields = raw.setdefault(section, {})
+            if not isinstance(fields, dict):
+                continue  # no section at all: said below, with its name
+            fields[key] = value
             origin[f"{section}.{key}"] = name
     try:
         settings = msgspec.convert(raw, Settings, strict=False)

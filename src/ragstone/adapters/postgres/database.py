@@ -46,7 +46,7 @@ class Database:
         self.pgvector: tuple[int, ...] = (0,)
 
     async def open(self) -> None:
-        """Connect and migrate. Unavailable when the server does not answer, UsageError when there is no such address."""
+        """Connect and migrate. Unavailable when nobody answers, UsageError when it is no address."""
         _check_address(self.conninfo)
         async with await self.dedicated() as connection:
             await migrate(connection)
