@@ -24,7 +24,7 @@ from ragstone.generate.ports import Answerer, Grounds, Usage
 from ragstone.index.ports import EmbeddingCache, ObjectStore, Publisher, Runs, Staging
 from ragstone.index.records import Published, QuarantineEntry, Run, RunStart
 from ragstone.index.rows import IncomingDocument, Piece
-from ragstone.index.stage import Tally, Writer, publish
+from ragstone.index.stage import Named, Tally, Writer, publish
 from ragstone.ingest.parse import ParseLimits
 from ragstone.ingest.plan import UNSUPPORTED, Plan, guard, make_plan
 from ragstone.ingest.ports import SourceReader
@@ -125,28 +125,29 @@ async def ingest(parts: IngestParts, request: IngestRequest, progress: Progress 
 async def _write(
     parts: IngestParts, request: IngestRequest, run: Run, plan: Plan, progress: Progress
 ) -> tuple[Tally, list[Fault]]:
-    """Read, parse and chunk on one side; embed and stage on the other; a short queue between them."""
+    """Read, parse, chunk and name rows on one side; embed and stage on the other; a short queue between them."""
     writer = Writer(run, parts.staging, parts.embedder, parts.embeddings(run.corpus_id))
     live = await parts.runs.documents(run)
     faults = list(plan.faults)
-    queue: asyncio.Queue[Batch | None] = asyncio.Queue(maxsize=2)
+    queue: asyncio.Queue[tuple[Batch, Named] | None] = asyncio.Queue(maxsize=2)
     total = len(plan.changed)
 
     async def produce() -> None:
         async for batch in prepare(
             request.reader, plan.changed, parts.recipe.chunking, parts.embedder.count_tokens, parts.limits
         ):
-            await queue.put(batch)
+            incoming = [_incoming(request.source, each) for each in batch.prepared]
+            bases = [live[each.key].docversion_id for each in incoming if each.key in live]
+            await queue.put((batch, await writer.name(incoming, bases)))
         await queue.put(None)
 
     async def consume() -> None:
         done = 0
         progress("embed and write", 0, total)
-        while (batch := await queue.get()) is not None:
+        while (item := await queue.get()) is not None:
+            batch, named = item
             faults.extend(batch.faults)
-            incoming = [_incoming(request.source, each) for each in batch.prepared]
-            bases = [live[each.key].docversion_id for each in incoming if each.key in live]
-            await writer.add(incoming, bases)
+            await writer.write(named)
             done += len(batch.prepared) + len(batch.faults)
             progress("embed and write", done, total)
         await writer.finish()

@@ -43,9 +43,19 @@ class Tally:
     fields: dict[str, set[str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A batch whose rows have their ids: what is reused, what is new, and which vectors are known already."""
+
+    documents: tuple[DocumentRows, ...]
+    reusable: Mapping[bytes, int]
+    new: tuple[NewRow, ...]
+    vectors: Mapping[bytes, npt.NDArray[np.float16]]
+
+
 class Writer:
-    """Writes the documents of one run. Embedding and writing overlap: one batch is written while the next is
-    embedded; at most one write is under way."""
+    """Writes the documents of one run, in two steps that overlap: `name` the next batch while `write` embeds
+    this one, whose rows go to the store while the batch after it is embedded. At most one write is under way."""
 
     def __init__(self, run: Run, staging: Staging, embedder: Embedder, cache: EmbeddingCache) -> None:
         self.tally = Tally()
@@ -56,52 +66,69 @@ class Writer:
         self._segment = SegmentBuilder()
         self._span: range | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
-    async def add(self, documents: Sequence[IncomingDocument], bases: Sequence[bytes]) -> None:
-        """Stage a batch of documents; `bases` are the live versions that they replace."""
+    async def name(self, documents: Sequence[IncomingDocument], bases: Sequence[bytes]) -> Named:
+        """Name the rows of a batch and look up what is known; `bases` are the live versions that it replaces."""
         reusable = await self._staging.reusable(self._run, bases)
         named = await asyncio.to_thread(lambda: [document_rows(self._run, each, reusable) for each in documents])
         new = {row.row_id: row for each in named for row in each.new}
-        vectors = await self._vectors(list(new.values()))
-        seqs = dict(reusable)
-        span = await self._staging.lease(self._run, len(new)) if new else range(0)
-        seqs.update(zip(new, span, strict=True))
+        hashes = list({row.input_hash: None for row in new.values()})
+        known = await self._cache.get(self._embedder.spec.id, hashes)
+        return Named(tuple(named), reusable, tuple(new.values()), known)
+
+    async def write(self, batch: Named) -> None:
+        """Embed what is new in a batch and stage it."""
+        vectors = await self._embed(batch)
+        span = await self._staging.lease(self._run, len(batch.new)) if batch.new else range(0)
+        seqs = dict(batch.reusable)
+        seqs.update(zip((row.row_id for row in batch.new), span, strict=True))
         await self._written()
-        self._writing = asyncio.create_task(self._write(named, list(new.values()), seqs, vectors, span))
+        self._writing = asyncio.create_task(self._write(batch.documents, batch.new, seqs, vectors, span))
+
+    async def add(self, documents: Sequence[IncomingDocument], bases: Sequence[bytes]) -> None:
+        """Both steps of one batch."""
+        await self.write(await self.name(documents, bases))
 
     async def finish(self) -> None:
         """Wait for the last write and close the open postings segment."""
+        await self._kept()
         await self._written()
         await self._close_segment()
 
     async def abandon(self) -> None:
         """Stop writing."""
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.gather(self._writing, return_exceptions=True)
-            self._writing = None
+        tasks = [task for task in (self._writing, self._keeping) if task is not None]
+        self._writing = self._keeping = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _written(self) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
             await writing
 
-    async def _vectors(self, rows: Sequence[NewRow]) -> Mapping[bytes, npt.NDArray[np.float16]]:
-        inputs = {row.input_hash: row for row in rows}
-        embedding_id = self._embedder.spec.id
-        known = dict(await self._cache.get(embedding_id, list(inputs)))
-        self.tally.cached += len(known)
-        missing = [row for key, row in inputs.items() if key not in known]
+    async def _kept(self) -> None:
+        keeping, self._keeping = self._keeping, None
+        if keeping is not None:
+            await keeping
+
+    async def _embed(self, batch: Named) -> Mapping[bytes, npt.NDArray[np.float16]]:
+        vectors = dict(batch.vectors)
+        self.tally.cached += len(vectors)
+        missing = list({row.input_hash: row for row in batch.new if row.input_hash not in vectors}.values())
         for at in range(0, len(missing), EMBED_BATCH):
             some = missing[at : at + EMBED_BATCH]
             matrix = stored(await self._embedder.embed_passages([row.input for row in some]))
             fresh = {row.input_hash: vector for row, vector in zip(some, matrix, strict=True)}
-            # Kept at once: a run that is killed later does not embed these again.
-            await self._cache.put(embedding_id, fresh)
-            known.update(fresh)
+            # Kept at once, beside the next ones: a run that is killed later does not embed these again.
+            await self._kept()
+            self._keeping = asyncio.create_task(self._cache.put(self._embedder.spec.id, fresh))
+            vectors.update(fresh)
             self.tally.embedded += len(some)
             self.tally.embedded_tokens += sum(row.tokens for row in some)
-        return known
+        return vectors
 
     async def _write(
         self,

@@ -62,7 +62,8 @@ async def _merge(connection: Connection, corpus: bytes, index: bytes, segments_m
     await connection.execute(
         "with dead as (delete from segment where corpus_id = %s and index_id = %s and segment_id = any(%s) returning *)"
         " insert into segment (corpus_id, index_id, segment_id, seq_lo, seq_hi, n_rows, run_id)"
-        " select corpus_id, index_id, %s, min(seq_lo), max(seq_hi), sum(n_rows), (array_agg(run_id))[1] from dead group by 1, 2",
+        " select corpus_id, index_id, %s, min(seq_lo), max(seq_hi), sum(n_rows), (array_agg(run_id))[1]"
+        " from dead group by 1, 2",
         (*names, new[0]),
     )
     await copy_postings(connection, corpus, index, new[0], merged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -35,7 +36,10 @@ class Shown:
 
         if stage != self._stage:
             self.close()
-            self._bar = tqdm(total=total, desc=stage, unit=self._unit, file=sys.stderr, leave=False)
+            # A terminal that does not know its size says 0, and tqdm would draw nothing on it.
+            ncols, nrows = (None, None) if os.get_terminal_size(sys.stderr.fileno()).columns else (80, 24)
+            shown = {"desc": stage, "unit": self._unit, "leave": False, "ncols": ncols, "nrows": nrows}
+            self._bar = tqdm(total=total, file=sys.stderr, **shown)
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
