@@ -325,9 +325,7 @@ def _grounds(text: str, found: Retrieved) -> Grounds:
         query=found.query,
         terms=tuple((term, count, idf) for term, count, idf in found.record.terms),
         passages=found.passages,
-        scores=tuple(columns.score[at] for at in places),
         cosines=tuple(columns.dense[at] for at in places),
-        bm25=tuple(columns.bm25[at] for at in places),
     )
 
 

@@ -98,7 +98,7 @@ class Retrieval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Answers by extraction."""
 
-    threshold: float = 0.584
+    threshold: float = 0.575
     """Below this confidence the answer is an abstention (chosen on data: docs/benchmarks.md)."""
     sentences_max: int = 3
     """Sentences quoted at most."""

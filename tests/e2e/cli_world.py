@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -170,11 +171,16 @@ def world(*, held: bool = True, **settings: str) -> Iterator[World]:
 
 
 def line_of(process: subprocess.Popen[str], word: str) -> str:
-    """The first line on stderr that holds a word; blocks until it is said."""
+    """The first line on stderr that holds a word."""
     assert process.stderr
-    for line in process.stderr:
-        if word in line:
-            return line
+    alarm = threading.Timer(PATIENCE_S, process.kill)
+    alarm.start()
+    try:
+        for line in process.stderr:
+            if word in line:
+                return line
+    finally:
+        alarm.cancel()
     raise AssertionError(f"it ended without saying {word!r}")
 
 

@@ -14,10 +14,10 @@ from ragstone.generate.ports import Grounds
 class ExtractionSettings:
     """The knobs of extraction. `margin`: a unit joins the best one when its score is at least this share of it."""
 
-    threshold: float = 0.584
+    threshold: float = 0.575
     sentences_max: int = 3
     units_max: int = 48
-    margin: float = 0.7
+    margin: float = 0.6
 
     def as_record(self) -> dict[str, float]:
         """For the release."""
@@ -31,9 +31,9 @@ class Confidence:
     Cosines alone: fused scores compare passages with each other and cannot tell that none answers.
     """
 
-    intercept: float = -15.857
-    unit_cosine: float = 4.181
-    passage_cosine: float = 18.0
+    intercept: float = -16.195
+    unit_cosine: float = 5.634
+    passage_cosine: float = 16.965
 
 
 CONFIDENCE = Confidence()

@@ -51,13 +51,12 @@ PARTS_MAX = 3
 class Weights:
     """The fitted weights of the unit score, before the logistic function."""
 
-    intercept: float = -6.875
-    cosine: float = 5.348
-    coverage: float = 1.877
-    passage_rank: float = -0.343
-    length: float = 0.45
-    passage_score: float = 0.804
-    number_missing: float = -1.34
+    intercept: float = -9.272
+    cosine: float = 7.598
+    coverage: float = 2.626
+    length: float = 0.465
+    passage_gap: float = 13.942
+    number_missing: float = -1.281
 
 
 WEIGHTS = Weights()
@@ -83,7 +82,7 @@ def unit_input(unit: Unit, grounds: Grounds) -> str:
 
 
 def likely(found: Sequence[Unit], grounds: Grounds, limit: int) -> list[Unit]:
-    """The `limit` units worth embedding, in reading order: best by term coverage and passage rank."""
+    """The `limit` units worth embedding, in reading order: best by term coverage and place."""
     if len(found) <= limit:
         return list(found)
     value = [
@@ -123,12 +122,13 @@ def score_units(
 
 
 def _place_value(unit: Unit, grounds: Grounds) -> float:
-    """What a unit owes to its passage's rank and score, and to its own length."""
-    return (
-        WEIGHTS.passage_rank * math.log1p(unit.passage)
-        + WEIGHTS.length * math.log1p(len(unit.text.split()))
-        + WEIGHTS.passage_score * (grounds.scores[unit.passage] - grounds.scores[0])
-    )
+    """What a unit owes to its own length and to how far its passage's cosine is below the best one's.
+
+    The gap and not the fused rank: a passage that repeats the question's words comes first, and the answer
+    often stands in the next one.
+    """
+    gap = grounds.cosines[unit.passage] - max(grounds.cosines)
+    return WEIGHTS.length * math.log1p(len(unit.text.split())) + WEIGHTS.passage_gap * gap
 
 
 def coverage(terms: Sequence[tuple[str, int, float]], present: frozenset[str]) -> float:

