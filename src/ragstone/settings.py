@@ -206,7 +206,8 @@ def _check(settings: Settings) -> None:
     }
     for name, value in positive.items():
         if value < 1:
-            raise UsageError(f"{name} is {value}", doing=DOING, next_step=f"make {name} at least 1")
+            step = f"make it at least 1, in {FILE} or {'RAGSTONE_' + name.upper().replace('.', '_')}"
+            raise UsageError(f"{name} is {value}", doing=DOING, next_step=step)
     if settings.chunking.tokens_target > settings.chunking.tokens_max:
         raise UsageError(
             "chunking.tokens_target is greater than chunking.tokens_max", doing=DOING, next_step="make it smaller"

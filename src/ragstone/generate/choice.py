@@ -43,7 +43,7 @@ CONFIDENCE = Confidence()
 class Choice:
     """What was decided: the chosen units, best passage first and in reading order, or an abstention and why.
 
-    `fates` maps a position among the scored units to what became of it; one left out lost by the margin.
+    `fates` maps (part, position among the scored units) to what became of it; one left out lost by the margin.
     """
 
     abstained: bool
@@ -51,7 +51,7 @@ class Choice:
     confidence: float
     chosen: tuple[Scored, ...]
     features: dict[str, float]
-    fates: Mapping[int, str] = field(default_factory=dict)
+    fates: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
 def confidence(scored: Sequence[Scored], grounds: Grounds) -> tuple[float, dict[str, float]]:
@@ -72,18 +72,20 @@ def choose(parts: Sequence[Sequence[Scored]], grounds: Grounds, settings: Extrac
     if not everything:
         return Choice(True, "no_passages", 0.0, (), features)
     kept: dict[int, Scored] = {}
-    fates: dict[int, str] = {}
+    fates: dict[tuple[int, int], str] = {}
     share = max(1, settings.sentences_max // len(parts))
     for scored in parts:
         _take(scored, share, settings.margin, kept, fates)
     chosen = tuple(kept[at] for at in sorted(kept))
     if value < settings.threshold:
-        fates.update(dict.fromkeys(kept, "abstained"))
+        fates = {place: "abstained" if fate == "chosen" else fate for place, fate in fates.items()}
         return Choice(True, "below_threshold", value, chosen, features, fates)
     return Choice(False, "answered", value, chosen, features, fates)
 
 
-def _take(scored: Sequence[Scored], limit: int, margin: float, kept: dict[int, Scored], fates: dict[int, str]) -> None:
+def _take(
+    scored: Sequence[Scored], limit: int, margin: float, kept: dict[int, Scored], fates: dict[tuple[int, int], str]
+) -> None:
     """Add the best units of one part to `kept`, and what became of those that were near."""
     order = sorted(range(len(scored)), key=lambda at: (-scored[at].score, at))
     floor = margin * scored[order[0]].score
@@ -92,14 +94,15 @@ def _take(scored: Sequence[Scored], limit: int, margin: float, kept: dict[int, S
         if scored[at].score < floor:
             break
         if at in kept:
+            fates[scored[at].part, at] = "chosen_for_another_part"
             taken += 1
         elif any(_overlap(scored[at], other) for other in kept.values()):
-            fates[at] = "inside_another"
+            fates[scored[at].part, at] = "inside_another"
         elif taken >= limit:
-            fates.setdefault(at, "beyond_limit")
+            fates[scored[at].part, at] = "beyond_limit"
         else:
             kept[at] = scored[at]
-            fates[at] = "chosen"
+            fates[scored[at].part, at] = "chosen"
             taken += 1
 
 

@@ -42,8 +42,7 @@ class ExtractiveAnswerer:
             parts.append(score_units(worth, cosines, grounds, part, text))
         choice = choose(parts, grounds, self._settings)
         tokens = sum(self._embedder.count_tokens(text) for text in inputs)
-        best = [max(same, key=lambda each: each.score) for same in zip(*parts, strict=True)]
-        return _record(choice, best, grounds, self._settings), Usage({"sentence_embedding": tokens}, 0)
+        return _record(choice, parts, grounds, self._settings), Usage({"sentence_embedding": tokens}, 0)
 
     async def _vectors(self, inputs: list[str], deadline: Deadline) -> npt.NDArray[np.float32]:
         vectors: list[npt.NDArray[np.float32]] = []
@@ -53,7 +52,10 @@ class ExtractiveAnswerer:
         return np.concatenate(vectors) if vectors else np.zeros((0, 0), dtype=np.float32)
 
 
-def _record(choice: Choice, scored: list[Scored], grounds: Grounds, settings: ExtractionSettings) -> AnswerRecord:
+def _record(choice: Choice, parts: list[list[Scored]], grounds: Grounds, settings: ExtractionSettings) -> AnswerRecord:
+    """Everything the choice was made from: a row a unit and part of the question, so that it can be made again."""
+    rows = [(at, each) for scored in parts for at, each in enumerate(scored)]
+    scored = [each for _, each in rows]
     sentences = [] if choice.abstained else [_sentence(each, grounds) for each in choice.chosen]
     return AnswerRecord(
         abstained=choice.abstained,
@@ -66,13 +68,14 @@ def _record(choice: Choice, scored: list[Scored], grounds: Grounds, settings: Ex
             "chunk_id": [grounds.passages[each.unit.passage].chunk_id.hex() for each in scored],
             "start": [each.unit.spans[0][0] for each in scored],
             "end": [each.unit.spans[-1][1] for each in scored],
+            "unit": [at for at, _ in rows],
             "part": [each.part for each in scored],
             "kind": [each.unit.kind for each in scored],
             "cosine": [each.cosine for each in scored],
             "coverage": [each.coverage for each in scored],
             "number_missing": [each.number_missing for each in scored],
             "score": [each.score for each in scored],
-            "fate": [choice.fates.get(at, "below_margin") for at in range(len(scored))],
+            "fate": [choice.fates.get((each.part, at), "below_margin") for at, each in rows],
         },
         model=MODEL,
         prompt="",

@@ -189,7 +189,8 @@ def _candidates(record: RetrievalRecord, words: EvidenceText | None) -> Iterable
 def _considered(answer: AnswerRecord, words: EvidenceText | None) -> Iterable[str]:
     table = answer.considered
     count = len(table.get("score", []))
-    yield f"  sentences considered: {count}; " + ", ".join(f"{k} {v:.3f}" for k, v in answer.features.items())
+    units = len(set(table.get("unit", [])))
+    yield f"  sentences considered: {units}; " + ", ".join(f"{k} {v:.3f}" for k, v in answer.features.items())
     order = sorted(range(count), key=lambda at: -table["score"][at])[:8]
     for at in order:
         text = words.context.get(table["chunk_id"][at], "") if words else ""

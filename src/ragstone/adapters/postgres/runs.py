@@ -130,6 +130,14 @@ class PostgresRuns:
             " on conflict do nothing",
             (corpus, source, start.source, start.location, start.kind),
         )
+        # A name is not taken by a run that published nothing, such as one on an empty folder.
+        await connection.execute(
+            "update source s set location = %s, kind = %s where s.corpus_id = %s and s.source_id = %s"
+            " and s.location <> %s and not exists (select 1 from document d join membership m"
+            " on m.corpus_id = d.corpus_id and m.document_id = d.document_id"
+            " where d.corpus_id = s.corpus_id and d.source_id = s.source_id)",
+            (start.location, start.kind, corpus, source, start.location),
+        )
         row = await fetch_one(
             connection, "select location from source where corpus_id = %s and source_id = %s", (corpus, source)
         )
