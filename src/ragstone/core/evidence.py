@@ -124,6 +124,7 @@ class AnswerRecord(msgspec.Struct):
     considered: dict[str, list[Any]]
     model: str
     prompt: str
+    settings: dict[str, float] = {}
 
 
 class Degraded(msgspec.Struct):

@@ -107,4 +107,5 @@ def _take(
 
 
 def _overlap(one: Scored, other: Scored) -> bool:
-    return one.unit.passage == other.unit.passage and bool(set(one.unit.spans) & set(other.unit.spans))
+    left, right = one.unit, other.unit
+    return left.passage == right.passage and left.start < right.end and right.start < left.end

@@ -86,7 +86,9 @@ def likely(found: Sequence[Unit], grounds: Grounds, limit: int) -> list[Unit]:
     if len(found) <= limit:
         return list(found)
     value = [
-        WEIGHTS.coverage * coverage(grounds.terms, unit.terms | unit.context_terms) + _place_value(unit, grounds)
+        WEIGHTS.coverage * coverage(grounds.terms, unit.terms | unit.context_terms)
+        + WEIGHTS.length * math.log1p(unit.words)
+        + WEIGHTS.passage_gap * passage_gap(unit.passage, grounds.cosines)
         for unit in found
     ]
     order = sorted(range(len(found)), key=lambda at: (-value[at], at))
@@ -110,25 +112,31 @@ def score_units(
     for unit, cosine in zip(found, cosines, strict=True):
         covered = coverage(terms, unit.terms | unit.context_terms)
         missing = asks_number and not HOLDS_NUMBER.search(unit.text)
-        value = (
-            WEIGHTS.intercept
-            + WEIGHTS.cosine * cosine
-            + WEIGHTS.coverage * covered
-            + _place_value(unit, grounds)
-            + WEIGHTS.number_missing * missing
-        )
-        scored.append(Scored(unit, part, float(cosine), covered, missing, logistic(value)))
+        gap = passage_gap(unit.passage, grounds.cosines)
+        score = unit_score(float(cosine), covered, unit.words, gap, number_missing=missing)
+        scored.append(Scored(unit, part, float(cosine), covered, missing, score))
     return scored
 
 
-def _place_value(unit: Unit, grounds: Grounds) -> float:
-    """What a unit owes to its own length and to how far its passage's cosine is below the best one's.
+def unit_score(cosine: float, covered: float, words: int, gap: float, *, number_missing: bool) -> float:
+    """The score of a unit from its features alone; a replay calls it with the recorded ones."""
+    return logistic(
+        WEIGHTS.intercept
+        + WEIGHTS.cosine * cosine
+        + WEIGHTS.coverage * covered
+        + WEIGHTS.length * math.log1p(words)
+        + WEIGHTS.passage_gap * gap
+        + WEIGHTS.number_missing * number_missing
+    )
+
+
+def passage_gap(passage: int, cosines: Sequence[float]) -> float:
+    """How far a passage's cosine is below the best one's.
 
     The gap and not the fused rank: a passage that repeats the question's words comes first, and the answer
     often stands in the next one.
     """
-    gap = grounds.cosines[unit.passage] - max(grounds.cosines)
-    return WEIGHTS.length * math.log1p(len(unit.text.split())) + WEIGHTS.passage_gap * gap
+    return cosines[passage] - max(cosines)
 
 
 def coverage(terms: Sequence[tuple[str, int, float]], present: frozenset[str]) -> float:

@@ -66,8 +66,9 @@ def _record(choice: Choice, parts: list[list[Scored]], grounds: Grounds, setting
         sentences=sentences,
         considered={
             "chunk_id": [grounds.passages[each.unit.passage].chunk_id.hex() for each in scored],
-            "start": [each.unit.spans[0][0] for each in scored],
-            "end": [each.unit.spans[-1][1] for each in scored],
+            "start": [each.unit.start for each in scored],
+            "end": [each.unit.end for each in scored],
+            "words": [each.unit.words for each in scored],
             "unit": [at for at, _ in rows],
             "part": [each.part for each in scored],
             "kind": [each.unit.kind for each in scored],
@@ -79,6 +80,7 @@ def _record(choice: Choice, parts: list[list[Scored]], grounds: Grounds, setting
         },
         model=MODEL,
         prompt="",
+        settings=settings.as_record(),
     )
 
 

@@ -42,6 +42,21 @@ class Unit:
     context_terms: frozenset[str]
 
     @property
+    def words(self) -> int:
+        """Its length."""
+        return len(self.text.split())
+
+    @property
+    def start(self) -> int:
+        """Where its first span begins."""
+        return self.spans[0][0]
+
+    @property
+    def end(self) -> int:
+        """Where its last span ends."""
+        return self.spans[-1][1]
+
+    @property
     def input(self) -> str:
         """What is embedded of it."""
         return f"{self.context} {self.text}" if self.context else self.text

@@ -59,20 +59,26 @@ def contribution(leg: str, score: Floats, rank: Ints, record: FusionRecord) -> F
 
 def _statistics(scores: dict[str, Floats], profile: Profile) -> FusionRecord:
     n = len(scores[LEGS[0]])
+    moments = {leg: _moments(scores[leg].tolist()) for leg in LEGS}
     return FusionRecord(
         method=profile.fusion,
         weights=profile.weights,
         n=n,
-        mean={leg: float(scores[leg].mean()) if n else 0.0 for leg in LEGS},
-        deviation={leg: _deviation(scores[leg]) for leg in LEGS},
+        mean={leg: moments[leg][0] for leg in LEGS},
+        deviation={leg: moments[leg][1] for leg in LEGS},
         minimum={leg: float(scores[leg].min()) if n else 0.0 for leg in LEGS},
         maximum={leg: float(scores[leg].max()) if n else 0.0 for leg in LEGS},
         rank_constant=profile.rank_constant,
     )
 
 
-def _deviation(score: Floats) -> float:
-    if not len(score) or score.min() == score.max():
+def _moments(score: list[float]) -> tuple[float, float]:
+    """Mean and population deviation, the same to the last bit in whatever order the candidates come: a replay
+    has them in fused order, the engine gave them by seq."""
+    if not score:
+        return 0.0, 0.0
+    mean = math.fsum(score) / len(score)
+    if min(score) == max(score):
         # Rounding gives equal scores a deviation of 1e-17, and z would blow that up.
-        return 0.0
-    return float(score.std())
+        return mean, 0.0
+    return mean, math.sqrt(math.fsum((each - mean) ** 2 for each in score) / len(score))
