@@ -251,3 +251,17 @@ def until(condition, seconds: float = PATIENCE_S) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
+
+
+def is_problem(response: httpx.Response, status: int, code: str) -> dict:
+    problem = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (response.status_code, problem["status"]) == (status, status), problem
+    assert problem["type"] == f"urn:ragstone:problem:{code}"
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["next_step"]
+    assert problem["trace_id"] in problem["instance"]
+    assert problem["trace_id"] in response.headers["traceparent"]
+    assert "Traceback" not in response.text
+    return problem

