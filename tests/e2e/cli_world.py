@@ -170,6 +170,15 @@ def world(*, held: bool = True, **settings: str) -> Iterator[World]:
         made.clean()
 
 
+@contextmanager
+def handbook() -> Iterator[World]:
+    """A world with the handbook and a JSONL source in the default corpus: two versions."""
+    with world() as made:
+        made.run("ingest", made.write(HANDBOOK))
+        made.run("ingest", made.records(RECORDS))
+        yield made
+
+
 def line_of(process: subprocess.Popen[str], word: str) -> str:
     """The first line on stderr that holds a word."""
     assert process.stderr

@@ -148,8 +148,12 @@ class Spool:
             # left behind, and be removed under us.
             beside = path.with_suffix(".new")
             file = io.FileIO(beside, "a")
-            fcntl.flock(file, fcntl.LOCK_SH)
-            beside.rename(path)
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH)
+                beside.rename(path)
+            except OSError:
+                file.close()
+                raise
             self._file, self._path = file, path
         return self._file
 
@@ -188,7 +192,7 @@ def frames(data: bytes) -> Iterator[EvidenceEnvelope]:
     while 0 <= at <= len(data) - HEAD.size:
         _, size, crc = HEAD.unpack_from(data, at)
         body = data[at + HEAD.size : at + HEAD.size + size]
-        whole = len(body) == size and zlib.crc32(body) == crc
+        whole = 0 < size == len(body) and zlib.crc32(body) == crc  # zeros are a checksum of nothing
         if whole:
             yield decoder.decode(body)
         at = data.find(MAGIC, at + (HEAD.size + size if whole else 1))

@@ -25,8 +25,8 @@ async def maintain(database: Database, corpus: bytes, index: bytes, segments_max
         if got[0]:
             await _merge(connection, corpus, index, segments_max)
     async with database.connection("refreshing planner statistics") as connection:
-        # After a bulk load autovacuum is minutes away, and a plan made for empty tables is a bad one.
-        for table in ("live", "vector", "chunk", "placement", "docversion", "membership", "document", "posting"):
+        # The tables that reading passages joins were seen to in the publish itself.
+        for table in ("vector", "posting"):
             await connection.execute(f"analyze {table}")
     if database.hnsw_safe:
         await _build_ann(database, corpus, index, ann_rows_min)

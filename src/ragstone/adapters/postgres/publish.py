@@ -101,6 +101,11 @@ update index set state = 'serving' where corpus_id = %(corpus)s and index_id = %
 update run set state = 'published', ended_at = clock_timestamp() where corpus_id = %(corpus)s and run_id = %(run)s
 """
 
+ANALYZED = (
+    "live", "membership", "document", "docversion", "placement", "chunk", "text (corpus_id, text_hash)",
+    "acl", "source",
+)  # fmt: skip
+
 
 class PostgresPublisher:
     """Implements the port Publisher."""
@@ -242,6 +247,10 @@ class PostgresPublication:
              json.dumps(msgspec.to_builtins(sealed.statistics))),
         )  # fmt: skip
         await self._quarantine()
+        # Autovacuum is minutes away, and plans made for empty tables are bad ones: a process killed right after
+        # its commit left 300 documents whose passages took more than 100 s to read. So this commits as well.
+        for table in ANALYZED:
+            await self._connection.execute(f"analyze {table}")
         self.decided = True
         return Published(
             version=change.version,
