@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ragstone.core.deadline import Deadline
-from ragstone.core.errors import RagstoneError, UsageError
+from ragstone.core.errors import DeadlineExceeded, RagstoneError, UsageError
 from ragstone.core.evidence import AnswerRecord, Evidence, EvidenceText
 from ragstone.core.filters import Filter
 from ragstone.core.nouns import PUBLIC, Asker, EmbeddingSpec, Recipe
@@ -266,7 +266,7 @@ async def _decide(parts: AnswerParts, question: Question, kind: str) -> Outcome:
     check_question(question.text, parts.question_chars_max)
     clock = Clock()
     try:
-        return await _answered(parts, question, kind, clock)
+        return await _in_time(question.deadline, _answered(parts, question, kind, clock))
     except UsageError:
         raise
     except RagstoneError as error:
@@ -275,6 +275,19 @@ async def _decide(parts: AnswerParts, question: Question, kind: str) -> Outcome:
         with suppress(RagstoneError):  # the error itself is what the caller must see
             await parts.evidence.write(record, words, [])
         raise
+
+
+async def _in_time(deadline: Deadline, work: Awaitable[Outcome]) -> Outcome:
+    """Whatever a part waits for, the caller is told when the time is up."""
+    try:
+        async with asyncio.timeout(deadline.left_s):
+            return await work
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the deadline of {deadline.budget_s:g} s has passed",
+            doing="answering",
+            next_step="give it more time with --deadline-ms",
+        ) from None
 
 
 async def _answered(parts: AnswerParts, question: Question, kind: str, clock: Clock) -> Outcome:

@@ -248,7 +248,7 @@ def test_the_database_is_down(cli):
 
 def test_the_database_dies_during_an_ingest(cli):
     """When the server is killed in the middle of an ingest the command is exit 1 and says so; run again, it completes."""
-    with world(held=False) as other:
+    with world(held=False, RAGSTONE_DATABASE_CONNECT_TIMEOUT_S="2") as other:
         folder = other.write({f"{n}.md": f"Words {n} alpha." for n in range(300)})
         other.run("ingest", other.write({"first.md": "First words."}, other.base / "first"))
         # Our own connection dies as well.

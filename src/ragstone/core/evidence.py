@@ -65,6 +65,7 @@ class HitRecord(msgspec.Struct):
     candidate: int
     rank: int
     source: str
+    key: str
     document_id: str
     chunk_id: str
     title: str
@@ -97,6 +98,7 @@ class Citation(msgspec.Struct):
     chunk_id: str
     document_id: str
     source: str
+    key: str
     source_version: str
     start: int
     end: int

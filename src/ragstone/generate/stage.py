@@ -98,6 +98,7 @@ def _citation(unit: Unit, span: tuple[int, int], grounds: Grounds) -> Citation:
         chunk_id=passage.chunk_id.hex(),
         document_id=passage.document_id,
         source=passage.source,
+        key=passage.key,
         source_version=passage.source_version,
         start=passage.start + span[0],
         end=passage.start + span[1],

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ragstone.core.errors import UsageError
 from ragstone.core.nouns import Recipe
 
 RunState = Literal["running", "published", "unchanged", "failed", "dead"]
@@ -41,6 +42,17 @@ class Run:
     recipe: Recipe
     source_order: str
     source: str
+
+
+def refuse_other_recipe(serving: bytes | None, index_id: bytes) -> None:
+    """UsageError when a corpus is served by an index of another recipe. Asked when a run opens, and again under
+    the corpus lock: another first run may have published meanwhile."""
+    if serving is not None and serving != index_id:
+        raise UsageError(
+            "the corpus is served by an index made with another recipe (embedder or chunking)",
+            doing="opening or publishing a run",
+            next_step="set [embedder] and [chunking] in ragstone.toml back, or ingest into another --corpus",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,3 +215,4 @@ class Published:
     rows_opened: int
     rows_closed: int
     merkle_root: bytes
+    maintenance: str = ""

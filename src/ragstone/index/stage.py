@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from ragstone.core.errors import RagstoneError
 from ragstone.core.ids import document_id
 from ragstone.core.ports import Embedder
 from ragstone.index import manifest
@@ -198,9 +199,20 @@ async def publish(
         change = await publication.change()
         if change.empty:
             await publication.skip()
-            return None
-        sealed, data = manifest.seal(run, change, fields)
-        await objects.put(sealed.manifest_key, data)
-        published = await publication.commit(sealed)
-    await publisher.maintain(run.corpus_id, run.index_id)
-    return published
+            published = None
+        else:
+            sealed, data = manifest.seal(run, change, fields)
+            await objects.put(sealed.manifest_key, data)
+            published = await publication.commit(sealed)
+    warning = await maintained(publisher, run)
+    return replace(published, maintenance=warning) if published else None
+
+
+async def maintained(publisher: Publisher, run: Run) -> str:
+    """Merge and index what has grown; what goes wrong is told, and made good by the next run: it changes how
+    rows are found, never which."""
+    try:
+        await publisher.maintain(run.corpus_id, run.index_id)
+    except RagstoneError as error:
+        return error.what
+    return ""

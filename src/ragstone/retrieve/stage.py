@@ -168,6 +168,7 @@ def _hit(rank: int, candidate: int, passage: Passage, query: Query, scores: RowS
         candidate=candidate,
         rank=rank,
         source=passage.source,
+        key=passage.key,
         document_id=passage.document_id,
         chunk_id=passage.chunk_id.hex(),
         title=passage.title,

@@ -11,7 +11,16 @@ import numpy as np
 from ragstone.adapters.memory.state import Corpus, Docversion, Membership, State, Version, now
 from ragstone.core.errors import Busy, IntegrityError
 from ragstone.index.merkle import bucket_of
-from ragstone.index.records import Change, ChangedDocument, Outcome, Published, Run, Sealed, VersionStatistics
+from ragstone.index.records import (
+    Change,
+    ChangedDocument,
+    Outcome,
+    Published,
+    Run,
+    Sealed,
+    VersionStatistics,
+    refuse_other_recipe,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -49,6 +58,7 @@ class MemoryPublisher:
                     doing="publishing",
                     next_step="run the same command again",
                 )
+            refuse_other_recipe(corpus.index_id, run.index_id)
             yield MemoryPublication(corpus, run, outcome)
 
     async def maintain(self, corpus_id: bytes, index_id: bytes) -> None:

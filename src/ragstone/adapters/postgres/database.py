@@ -15,12 +15,19 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
-from ragstone.core.errors import DeadlineExceeded, RagstoneError, ResourceExhausted, Unavailable, UsageError
+from ragstone.core.errors import (
+    Busy,
+    DeadlineExceeded,
+    RagstoneError,
+    ResourceExhausted,
+    Unavailable,
+    UsageError,
+)
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
 MIGRATION_LOCK = 0x7261_6773_746F_6E65  # "ragstone"
-OPTIONS = "-c search_path=ragstone,public -c jit=off -c timezone=UTC"
+OPTIONS = "-c search_path=ragstone,public -c jit=off -c timezone=UTC -c lock_timeout=60s"
 PGVECTOR_HNSW_MIN = (0, 8, 4)
 CONNECTING = "connecting to the database"
 NEXT = "check the database with: ragstone doctor"
@@ -125,27 +132,36 @@ class translated:  # noqa: N801 - used like a function, as contextlib.suppress i
             raise ours from error
 
 
+AGAIN = "try again shortly"
+# What the database says, what we say, and the next step; the first that fits is taken.
+TRANSLATIONS: tuple[tuple[tuple[type[BaseException], ...], type[RagstoneError], str, str], ...] = (
+    ((pg.DiskFull,), ResourceExhausted, "the database's disk is full", "free space, then run the same command again"),
+    (
+        (pg.QueryCanceled,),
+        DeadlineExceeded,
+        "the database did not finish in time",
+        "give it more time with --deadline-ms",
+    ),
+    ((TooManyRequests,), Busy, "too many questions wait for a database connection", AGAIN),
+    ((PoolTimeout,), Unavailable, "no database connection became free", NEXT),
+    ((pg.LockNotAvailable, pg.DeadlockDetected), Busy, "another process holds what is needed", AGAIN),
+    ((psycopg.DataError,), UsageError, "the database refused a value", "check the words given"),
+    (
+        (pg.InsufficientPrivilege, pg.UndefinedFile, pg.FeatureNotSupported),
+        Unavailable,
+        "the database refused",
+        "let an administrator run: create extension vector",
+    ),
+    ((psycopg.OperationalError, psycopg.InterfaceError), Unavailable, "the database does not answer", NEXT),
+)
+
+
 def as_ours(error: BaseException, doing: str) -> RagstoneError | None:
     """The error of ours that says the same, None for what is a fault in the program."""
     first = str(error).strip().split("\n")[0]
-    if isinstance(error, pg.DiskFull):
-        return ResourceExhausted(
-            f"the database's disk is full: {first}",
-            doing=doing,
-            next_step="free space, then run the same command again",
-        )
-    if isinstance(error, pg.QueryCanceled):
-        return DeadlineExceeded(
-            "the database did not finish in time", doing=doing, next_step="give it more time with --deadline-ms"
-        )
-    if isinstance(error, PoolTimeout | TooManyRequests):
-        return Unavailable(f"no database connection became free: {first}", doing=doing, next_step=NEXT)
-    if isinstance(error, pg.InsufficientPrivilege | pg.UndefinedFile | pg.FeatureNotSupported):
-        return Unavailable(
-            f"the database refused: {first}", doing=doing, next_step="let an administrator run: create extension vector"
-        )
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-        return Unavailable(f"the database does not answer: {first}", doing=doing, next_step=NEXT)
+    for kinds, ours, says, next_step in TRANSLATIONS:
+        if isinstance(error, kinds):
+            return ours(f"{says}: {first}", doing=doing, next_step=next_step)
     return None
 
 

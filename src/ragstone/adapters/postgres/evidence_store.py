@@ -20,7 +20,14 @@ PARTITIONED = ("evidence", "evidence_text", "evidence_document")
 
 def moment(ident: uuid.UUID) -> datetime:
     """When a record was made: its id says."""
-    return datetime.fromtimestamp(uuid7_unix_ms(ident) / 1000, UTC)
+    try:
+        return datetime.fromtimestamp(uuid7_unix_ms(ident) / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        raise NotFound(
+            f"{ident} is no evidence id: it carries no time",
+            doing="reading evidence",
+            next_step="the id is printed by ask and search (`id` in --json)",
+        ) from None
 
 
 class PostgresEvidence:
@@ -127,8 +134,7 @@ def _cited(record: ev.Evidence) -> set[bytes]:
     cited = set()
     for sentence in record.answer.sentences if record.answer else ():
         for citation in sentence.citations:
-            key = citation.document_id.removeprefix(f"{citation.source}:")
-            cited.add(document_id(source_id(corpus, citation.source), key))
+            cited.add(document_id(source_id(corpus, citation.source), citation.key))
     return cited
 
 

@@ -15,7 +15,8 @@ from ragstone.index.listing import ChunkLine, DocumentDetail, DocumentLine, Page
 # A document that quarantine knows and that no version holds is listed too: nothing disappears silently.
 DOCUMENTS = """
 with held as (
-  select s.name as source, s.source_id, d.key, v.title, v.object_version, v.indexed_at, v.docversion_id, q.reason
+  select s.name as source, s.source_id, d.key, v.title, v.object_version, v.indexed_at, v.docversion_id, q.reason,
+         q.object_version as refused
   from membership m
   join document d on d.corpus_id = m.corpus_id and d.document_id = m.document_id
   join docversion v on v.corpus_id = m.corpus_id and v.docversion_id = m.docversion_id
@@ -25,7 +26,8 @@ with held as (
   where m.corpus_id = %(corpus)s and m.v_from <= %(v)s and m.v_to > %(v)s and d.suppressed_at is null
     and d.acl_id in (select acl_id from acl where corpus_id = %(corpus)s and principals && %(principals)s)
 ), everything as (
-  select source, key, title, case when reason is null then 'live' else 'stale' end as state, object_version,
+  select source, key, title, case when reason is null or reason = 'duplicate_id' or object_version = refused then 'live'
+         else 'stale' end as state, object_version,
          indexed_at, docversion_id, coalesce(reason, '') as reason from held
   union all
   select s.name, q.key, '', 'quarantined', q.object_version, q.at, null, q.reason from quarantine q

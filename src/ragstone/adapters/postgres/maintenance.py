@@ -14,6 +14,7 @@ from ragstone.adapters.postgres.runs import copy_postings
 from ragstone.index.postings import merge, pack, unpack
 
 MAINTENANCE_LOCK = 0x7261_6773
+KNOWN_SHARE = 0.9
 
 
 async def maintain(database: Database, corpus: bytes, index: bytes, segments_max: int, ann_rows_min: int) -> None:
@@ -26,8 +27,11 @@ async def maintain(database: Database, corpus: bytes, index: bytes, segments_max
             await _merge(connection, corpus, index, segments_max)
     async with database.connection("refreshing planner statistics") as connection:
         # The tables that reading passages joins were seen to in the publish itself.
-        for table in ("vector", "posting"):
-            await connection.execute(f"analyze {table}")
+        known = await fetch_one(connection, "select reltuples from pg_class where oid = 'vector'::regclass")
+        leased = await fetch_one(connection, "select coalesce(sum(next_seq), 0) from index")
+        if known[0] < KNOWN_SHARE * int(leased[0]):
+            await connection.execute("analyze vector")
+            await connection.execute("analyze posting")
     if database.hnsw_safe:
         await _build_ann(database, corpus, index, ann_rows_min)
 
@@ -84,9 +88,10 @@ async def _build_ann(database: Database, corpus: bytes, index: bytes, rows_min: 
     async with database.connection("building the vector index") as connection:
         row = await fetch_one(
             connection,
-            "select ann, recipe->'embedding'->>'dimensions', (select count(*) from vector v where v.corpus_id = %s"
-            " and v.index_id = %s) from index where corpus_id = %s and index_id = %s",
-            (corpus, index, corpus, index),
+            "select i.ann, i.recipe->'embedding'->>'dimensions', coalesce((select v.statistics->>'rows' from version v"
+            " where v.corpus_id = i.corpus_id order by v.v desc limit 1), '0')"
+            " from index i where i.corpus_id = %s and i.index_id = %s",
+            (corpus, index),
         )
         if row[0] or int(row[2]) < rows_min:
             return

@@ -15,7 +15,16 @@ from ragstone.adapters.postgres.maintenance import maintain
 from ragstone.adapters.postgres.runs import OPEN
 from ragstone.core.errors import Busy, IntegrityError
 from ragstone.index.merkle import bucket_of
-from ragstone.index.records import Change, ChangedDocument, Outcome, Published, Run, Sealed, VersionStatistics
+from ragstone.index.records import (
+    Change,
+    ChangedDocument,
+    Outcome,
+    Published,
+    Run,
+    Sealed,
+    VersionStatistics,
+    refuse_other_recipe,
+)
 
 FRESH = """
 create temp table fresh on commit drop as
@@ -101,6 +110,8 @@ update index set state = 'serving' where corpus_id = %(corpus)s and index_id = %
 update run set state = 'published', ended_at = clock_timestamp() where corpus_id = %(corpus)s and run_id = %(run)s
 """
 
+# A tenth of the rows is new: what the planner knows is out of date.
+GROWN = 10
 ANALYZED = (
     "live", "membership", "document", "docversion", "placement", "chunk", "text (corpus_id, text_hash)",
     "acl", "source",
@@ -155,6 +166,7 @@ class PostgresPublication:
             self._connection, "select head, index_id from corpus where corpus_id = %(corpus)s for update", self._names
         )
         self._head = int(row[0])
+        refuse_other_recipe(row[1], self._run.index_id)
         state = await self._run_sql("select state from run where corpus_id = %(corpus)s and run_id = %(run)s")
         if not state or state[0][0] != "running":
             raise Busy(
@@ -249,8 +261,9 @@ class PostgresPublication:
         await self._quarantine()
         # Autovacuum is minutes away, and plans made for empty tables are bad ones: a process killed right after
         # its commit left 300 documents whose passages took more than 100 s to read. So this commits as well.
-        for table in ANALYZED:
-            await self._connection.execute(f"analyze {table}")
+        if change.rows_opened * GROWN >= sealed.statistics.rows:
+            for table in ANALYZED:
+                await self._connection.execute(f"analyze {table}")
         self.decided = True
         return Published(
             version=change.version,

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -24,6 +25,7 @@ from ragstone.index.records import (
     StagedBatch,
     StagedDocument,
     StagedRow,
+    refuse_other_recipe,
 )
 
 OPEN = 2147483647  # v_to of what is live at the head
@@ -111,12 +113,7 @@ class PostgresRuns:
         row = await fetch_one(
             connection, "select secret, index_id, head from corpus where corpus_id = %s for update", (corpus,)
         )
-        if row[1] is not None and row[1] != index:
-            raise UsageError(
-                f"corpus {start.corpus!r} is served by an index made with another recipe (embedder or chunking)",
-                doing="opening a run",
-                next_step="set [embedder] and [chunking] in ragstone.toml back, or ingest into another --corpus",
-            )
+        refuse_other_recipe(row[1], index)
         recipe = json.loads(msgspec.json.encode(start.recipe))
         await connection.execute(
             "insert into index (corpus_id, index_id, recipe) values (%s, %s, %s::jsonb) on conflict do nothing",
@@ -149,9 +146,11 @@ class PostgresRuns:
             )
 
     async def _sweep_dead(self, connection: Connection, corpus: bytes, source: bytes) -> None:
-        # We hold the source's lock: whatever still says `running` belongs to a process that is gone.
+        # We hold the source's lock: whatever still says `running` belongs to a process that is gone. The row lock
+        # waits for a write of it that is under way; every later one is refused.
         cursor = await connection.execute(
-            "select run_id from run where corpus_id = %s and source_id = %s and state = 'running'", (corpus, source)
+            "select run_id from run where corpus_id = %s and source_id = %s and state = 'running' for update",
+            (corpus, source),
         )
         for (run_id,) in await cursor.fetchall():
             await self._sweep(connection, corpus, run_id, "dead")
@@ -211,6 +210,7 @@ class PostgresRuns:
     async def lease(self, run: Run, count: int) -> range:
         """`count` consecutive seqs that no other run gets."""
         async with self._database.transaction("leasing sequence numbers") as connection:
+            await _alive(connection, run, "update")
             row = await fetch_one(
                 connection,
                 "update index set next_seq = next_seq + %s where corpus_id = %s and index_id = %s returning next_seq",
@@ -226,6 +226,7 @@ class PostgresRuns:
     async def stage(self, run: Run, batch: StagedBatch) -> None:
         """Write documents and rows in one transaction."""
         async with self._database.transaction("writing chunks") as connection:
+            await _alive(connection, run)
             if batch.rows:
                 await self._write_rows(connection, run, batch.rows)
             if batch.documents:
@@ -254,7 +255,7 @@ class PostgresRuns:
 
     async def _write_documents(self, connection: Connection, run: Run, documents: Sequence[StagedDocument]) -> None:
         lists = {acl_id(d.acl): sorted(set(d.acl)) for d in documents}
-        for key, principals in lists.items():
+        for key, principals in sorted(lists.items()):  # one order for all, or two runs deadlock
             await connection.execute(
                 "insert into acl (corpus_id, acl_id, principals) values (%s, %s, %s) on conflict do nothing",
                 (run.corpus_id, key, principals),
@@ -295,6 +296,7 @@ class PostgresRuns:
     async def segment(self, run: Run, span: range, postings: Iterable[tuple[str, int, bytes]]) -> None:
         """Write one postings segment covering the seqs of `span`."""
         async with self._database.transaction("writing postings") as connection:
+            await _alive(connection, run)
             row = await fetch_one(
                 connection,
                 "update index set next_segment = next_segment + 1 where corpus_id = %s and index_id = %s"
@@ -315,6 +317,16 @@ async def _release(lock: Connection) -> None:
     with suppress(psycopg.Error):
         await lock.execute("select pg_advisory_unlock_all()")
     await lock.close()
+
+
+async def _alive(connection: Connection, run: Run, lock: Literal["share", "update"] = "share") -> None:
+    """Busy when another run has taken the source over, as happens when our lock's connection was lost."""
+    cursor = await connection.execute(
+        f"select 1 from run where corpus_id = %s and run_id = %s and state = 'running' for {lock}",
+        (run.corpus_id, run.run_id),
+    )
+    if await cursor.fetchone() is None:
+        raise Busy("another run took this source over", doing="writing rows", next_step="run the same command again")
 
 
 async def copy_postings(
