@@ -153,7 +153,7 @@ async def run(args: argparse.Namespace) -> dict:
     async with evaluation_system(Path(args.state) if args.state else Path(tempfile.mkdtemp()), args.model) as system:
         out["model"] = args.model
         parts = await system.answer_parts()
-        threshold = system.extraction().threshold
+        threshold = system.extraction(args.model).threshold
         for name, source, questions in sources(args):
             await ingest_into(system, source, name)
             began = time.perf_counter()

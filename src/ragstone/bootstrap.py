@@ -21,6 +21,7 @@ from ragstone.core.evidence import Evidence, EvidenceEnvelope, EvidenceText
 from ragstone.core.nouns import ChunkingSpec, EmbeddingSpec, LexicalSpec, Recipe
 from ragstone.core.ports import Embedder
 from ragstone.flow import AnswerParts, IngestParts
+from ragstone.generate.calibration import calibration_of
 from ragstone.generate.choice import ExtractionSettings
 from ragstone.generate.stage import ExtractiveAnswerer
 from ragstone.ingest.parse import ParseLimits
@@ -187,7 +188,7 @@ class System:
             return Retriever(catalog, engine, await self.for_index(spec), chosen)
 
         async def answerer(spec: EmbeddingSpec) -> ExtractiveAnswerer:
-            return ExtractiveAnswerer(await self.for_index(spec), self.extraction())
+            return ExtractiveAnswerer(await self.for_index(spec), self.extraction(spec.model))
 
         return AnswerParts(
             catalog=catalog,
@@ -227,10 +228,11 @@ class System:
             dense_weight=retrieval.dense_weight,
         )
 
-    def extraction(self) -> ExtractionSettings:
-        """The knobs of the extractive answerer."""
+    def extraction(self, model: str) -> ExtractionSettings:
+        """The knobs of the extractive answerer for an index made by this embedder."""
         answer = self.settings.answer
-        return ExtractionSettings(threshold=answer.threshold, sentences_max=answer.sentences_max)
+        fitted, _ = calibration_of(model)
+        return ExtractionSettings(fitted, answer.threshold or fitted.threshold, answer.sentences_max)
 
     async def library(self) -> PostgresLibrary:
         """Listings from the catalog."""

@@ -6,6 +6,7 @@ flag > environment > file > default. A field `b` of section `[a]` is `RAGSTONE_A
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,8 +99,8 @@ class Retrieval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Answers by extraction."""
 
-    threshold: float = 0.575
-    """Below this confidence the answer is an abstention (chosen on data: docs/benchmarks.md)."""
+    threshold: float = 0.0
+    """Below this confidence the answer is an abstention; 0 takes the one fitted to the embedder."""
     sentences_max: int = 3
     """Sentences quoted at most."""
     passages: int = 8
@@ -196,6 +197,11 @@ def _names() -> dict[str, tuple[str, str]]:
 
 
 def _check(settings: Settings) -> None:
+    for section in msgspec.structs.fields(Settings):
+        for field, value in msgspec.structs.asdict(getattr(settings, section.name)).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                name = f"{section.name}.{field}"
+                raise UsageError(f"{name} is {value}", doing=DOING, next_step=f"make {name} a finite number")
     positive = {
         "database.pool_size": settings.database.pool_size,
         "chunking.tokens_max": settings.chunking.tokens_max,

@@ -12,6 +12,7 @@ from ragstone.core.evidence import Evidence, EvidenceEnvelope, EvidenceText
 from ragstone.core.nouns import Asker
 from ragstone.evaluate.replay import replay
 from ragstone.flow import AnswerParts, Question, ask
+from ragstone.generate.calibration import calibration_of
 from ragstone.generate.choice import ExtractionSettings
 from ragstone.generate.stage import ExtractiveAnswerer
 from ragstone.retrieve.profile import METHODS, Profile
@@ -33,7 +34,7 @@ def parts(stack: Stack, profile: Profile, threshold: float) -> AnswerParts:
         return Retriever(stack.catalog, stack.engine, EMBEDDER, profile)
 
     async def answerer(_: Any) -> ExtractiveAnswerer:
-        return ExtractiveAnswerer(EMBEDDER, ExtractionSettings(threshold=threshold))
+        return ExtractiveAnswerer(EMBEDDER, ExtractionSettings(calibration_of("hash")[0], threshold))
 
     return AnswerParts(stack.catalog, retriever, answerer, Kept(stack), {}, 8_000, 8)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ragstone.core.evidence import AnswerRecord, CandidateColumns, Evidence, RetrievalRecord
 from ragstone.core.ports import Query, RowScores
+from ragstone.generate.calibration import Calibration
 from ragstone.generate.choice import Choice, ExtractionSettings, choose
 from ragstone.generate.extract import Scored, passage_gap, unit_score
 from ragstone.generate.ports import Grounds
@@ -97,13 +98,13 @@ def _selected(recorded: RetrievalRecord, profile: dict[str, Any]) -> Selected:
 
 def _answer(recorded: AnswerRecord, retrieval: RetrievalRecord) -> Iterator[Difference]:
     cosines = tuple(retrieval.candidates.dense[hit.candidate] for hit in retrieval.hits)
-    parts = _parts(recorded, retrieval, cosines)
+    settings = ExtractionSettings.of_record(recorded.settings)
+    parts = _parts(recorded, retrieval, cosines, settings.fitted)
     table = recorded.considered
     for at, each in enumerate(scored for part in parts for scored in part):
         if each.score != table["score"][at]:
             yield Difference(f"considered[{at}].score", table["score"][at], each.score)
     grounds = Grounds("", Query((), np.zeros(0, dtype=np.float32)), (), (), cosines)
-    settings = ExtractionSettings(**_known_settings(recorded))
     choice = choose(parts, grounds, settings)
     for name in ("abstained", "reason", "confidence", "features"):
         if getattr(recorded, name) != getattr(choice, name):
@@ -113,18 +114,14 @@ def _answer(recorded: AnswerRecord, retrieval: RetrievalRecord) -> Iterator[Diff
         yield Difference("answer.fates", table["fate"], fates)
 
 
-def _known_settings(recorded: AnswerRecord) -> dict[str, Any]:
-    whole = {"sentences_max", "units_max"}
-    known = ExtractionSettings().as_record()
-    return {name: int(value) if name in whole else value for name, value in recorded.settings.items() if name in known}
-
-
 def _fates(choice: Choice, table: dict[str, list[Any]]) -> list[str]:
     places = zip(table["part"], table["unit"], strict=True)
     return [choice.fates.get(place, "below_margin") for place in places]
 
 
-def _parts(recorded: AnswerRecord, retrieval: RetrievalRecord, cosines: tuple[float, ...]) -> list[list[Scored]]:
+def _parts(
+    recorded: AnswerRecord, retrieval: RetrievalRecord, cosines: tuple[float, ...], fitted: Calibration
+) -> list[list[Scored]]:
     table = recorded.considered
     passage_of = {hit.chunk_id: at for at, hit in enumerate(retrieval.hits)}
     parts: list[list[Scored]] = [[] for _ in range(max(table["part"], default=-1) + 1)]
@@ -134,6 +131,8 @@ def _parts(recorded: AnswerRecord, retrieval: RetrievalRecord, cosines: tuple[fl
         unit = Unit(passage, (span,), table["kind"][at], "", "", NO_TERMS, NO_TERMS)
         missing = table["number_missing"][at]
         gap = passage_gap(passage, cosines)
-        score = unit_score(table["cosine"][at], table["coverage"][at], table["words"][at], gap, number_missing=missing)
+        score = unit_score(
+            fitted, table["cosine"][at], table["coverage"][at], table["words"][at], gap, number_missing=missing
+        )
         parts[part].append(Scored(unit, part, table["cosine"][at], table["coverage"][at], missing, score))
     return parts

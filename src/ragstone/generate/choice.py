@@ -4,8 +4,9 @@ and those within a margin of them. Pure."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
+from ragstone.generate.calibration import Calibration
 from ragstone.generate.extract import Scored, logistic
 from ragstone.generate.ports import Grounds
 
@@ -14,29 +15,27 @@ from ragstone.generate.ports import Grounds
 class ExtractionSettings:
     """The knobs of extraction. `margin`: a unit joins the best one when its score is at least this share of it."""
 
-    threshold: float = 0.575
+    fitted: Calibration
+    threshold: float
     sentences_max: int = 3
     units_max: int = 48
     margin: float = 0.6
 
     def as_record(self) -> dict[str, float]:
-        """For the release."""
-        return asdict(self)
+        """For the release and the evidence: everything that a choice depends on."""
+        knobs = {"sentences_max": self.sentences_max, "units_max": self.units_max, "margin": self.margin}
+        return {**self.fitted.as_record(), **knobs, "threshold": self.threshold}
 
-
-@dataclass(frozen=True, slots=True)
-class Confidence:
-    """The fitted weights of the probability that the passages answer at all.
-
-    Cosines alone: fused scores compare passages with each other and cannot tell that none answers.
-    """
-
-    intercept: float = -16.195
-    unit_cosine: float = 5.634
-    passage_cosine: float = 16.965
-
-
-CONFIDENCE = Confidence()
+    @classmethod
+    def of_record(cls, record: dict[str, float]) -> ExtractionSettings:
+        """From the evidence."""
+        return cls(
+            fitted=Calibration.of_record(record),
+            threshold=record["threshold"],
+            sentences_max=int(record["sentences_max"]),
+            units_max=int(record["units_max"]),
+            margin=record["margin"],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +53,17 @@ class Choice:
     fates: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
 
-def confidence(scored: Sequence[Scored], grounds: Grounds) -> tuple[float, dict[str, float]]:
+def confidence(scored: Sequence[Scored], grounds: Grounds, fitted: Calibration) -> tuple[float, dict[str, float]]:
     """The probability that the passages answer, and the features it was made from."""
     features = {
         "unit_cosine": max(scored, key=lambda each: each.score).cosine if scored else 0.0,
         "passage_cosine": max(grounds.cosines, default=0.0),
     }
-    value = CONFIDENCE.intercept + sum(getattr(CONFIDENCE, name) * number for name, number in features.items())
+    value = (
+        fitted.answer_intercept
+        + fitted.answer_unit_cosine * features["unit_cosine"]
+        + fitted.answer_passage_cosine * features["passage_cosine"]
+    )
     return logistic(value), features
 
 
@@ -68,7 +71,7 @@ def choose(parts: Sequence[Sequence[Scored]], grounds: Grounds, settings: Extrac
     """Abstain below the threshold; else take, for each part of the question, the best units within the margin
     of its best, no words twice. Every part's list holds the same units in the same order."""
     everything = [each for scored in parts for each in scored]
-    value, features = confidence(everything, grounds)
+    value, features = confidence(everything, grounds, settings.fitted)
     if not everything:
         return Choice(True, "no_passages", 0.0, (), features)
     kept: dict[int, Scored] = {}

@@ -1,8 +1,4 @@
-"""Which units answer: features and score of each. Pure.
-
-Features are free of scale; the weights were fitted by logistic regression on questions with known answer
-sentences: `benchmarks/bench_answers.py` measures them, docs/benchmarks.md has the figures.
-"""
+"""Which units answer: features and score of each. Pure; the weights are in `calibration.py`."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from dataclasses import dataclass
 
 from ragstone.core.texts import place_line
 from ragstone.core.tokens import analyze
+from ragstone.generate.calibration import Calibration
 from ragstone.generate.ports import Grounds
 from ragstone.generate.units import Unit
 
@@ -48,21 +45,6 @@ PARTS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """The fitted weights of the unit score, before the logistic function."""
-
-    intercept: float = -9.272
-    cosine: float = 7.598
-    coverage: float = 2.626
-    length: float = 0.465
-    passage_gap: float = 13.942
-    number_missing: float = -1.281
-
-
-WEIGHTS = Weights()
-
-
-@dataclass(frozen=True, slots=True)
 class Scored:
     """A unit with its features and its score (0 to 1) for one part of the question."""
 
@@ -81,14 +63,14 @@ def unit_input(unit: Unit, grounds: Grounds) -> str:
     return f"{place}\n{unit.input}" if place else unit.input
 
 
-def likely(found: Sequence[Unit], grounds: Grounds, limit: int) -> list[Unit]:
+def likely(found: Sequence[Unit], grounds: Grounds, limit: int, fitted: Calibration) -> list[Unit]:
     """The `limit` units worth embedding, in reading order: best by term coverage and place."""
     if len(found) <= limit:
         return list(found)
     value = [
-        WEIGHTS.coverage * coverage(grounds.terms, unit.terms | unit.context_terms)
-        + WEIGHTS.length * math.log1p(unit.words)
-        + WEIGHTS.passage_gap * passage_gap(unit.passage, grounds.cosines)
+        fitted.unit_coverage * coverage(grounds.terms, unit.terms | unit.context_terms)
+        + fitted.unit_length * math.log1p(unit.words)
+        + fitted.unit_passage_gap * passage_gap(unit.passage, grounds.cosines)
         for unit in found
     ]
     order = sorted(range(len(found)), key=lambda at: (-value[at], at))
@@ -102,7 +84,7 @@ def question_parts(question: str) -> tuple[str, ...]:
 
 
 def score_units(
-    found: Sequence[Unit], cosines: Sequence[float], grounds: Grounds, part: int, text: str
+    found: Sequence[Unit], cosines: Sequence[float], grounds: Grounds, part: int, text: str, fitted: Calibration
 ) -> list[Scored]:
     """Features and score of each unit for one part of the question, in the order given."""
     asks_number = bool(ASKS_NUMBER.search(text))
@@ -113,20 +95,22 @@ def score_units(
         covered = coverage(terms, unit.terms | unit.context_terms)
         missing = asks_number and not HOLDS_NUMBER.search(unit.text)
         gap = passage_gap(unit.passage, grounds.cosines)
-        score = unit_score(float(cosine), covered, unit.words, gap, number_missing=missing)
+        score = unit_score(fitted, float(cosine), covered, unit.words, gap, number_missing=missing)
         scored.append(Scored(unit, part, float(cosine), covered, missing, score))
     return scored
 
 
-def unit_score(cosine: float, covered: float, words: int, gap: float, *, number_missing: bool) -> float:
+def unit_score(
+    fitted: Calibration, cosine: float, covered: float, words: int, gap: float, *, number_missing: bool
+) -> float:
     """The score of a unit from its features alone; a replay calls it with the recorded ones."""
     return logistic(
-        WEIGHTS.intercept
-        + WEIGHTS.cosine * cosine
-        + WEIGHTS.coverage * covered
-        + WEIGHTS.length * math.log1p(words)
-        + WEIGHTS.passage_gap * gap
-        + WEIGHTS.number_missing * number_missing
+        fitted.unit_intercept
+        + fitted.unit_cosine * cosine
+        + fitted.unit_coverage * covered
+        + fitted.unit_length * math.log1p(words)
+        + fitted.unit_passage_gap * gap
+        + fitted.unit_number_missing * number_missing
     )
 
 

@@ -31,7 +31,7 @@ class ExtractiveAnswerer:
 
     async def answer(self, grounds: Grounds, deadline: Deadline) -> tuple[AnswerRecord, Usage]:
         """Quotes that answer, or an abstention; embeds at most `units_max` units."""
-        worth = likely(units(grounds.passages), grounds, self._settings.units_max)
+        worth = likely(units(grounds.passages), grounds, self._settings.units_max, self._settings.fitted)
         inputs = [unit_input(unit, grounds) for unit in worth]
         vectors = await self._vectors(inputs, deadline)
         texts = question_parts(grounds.question)
@@ -39,7 +39,7 @@ class ExtractiveAnswerer:
         for part, text in enumerate(texts):
             asked = grounds.query.vector if len(texts) == 1 else await self._embedder.embed_query(text)
             cosines = (vectors @ asked).astype(float).tolist() if worth else []
-            parts.append(score_units(worth, cosines, grounds, part, text))
+            parts.append(score_units(worth, cosines, grounds, part, text, self._settings.fitted))
         choice = choose(parts, grounds, self._settings)
         tokens = sum(self._embedder.count_tokens(text) for text in inputs)
         return _record(choice, parts, grounds, self._settings), Usage({"sentence_embedding": tokens}, 0)

@@ -14,6 +14,7 @@ from ragstone.core.errors import RagstoneError
 from ragstone.core.evidence import (
     AnswerRecord,
     CandidateColumns,
+    Degraded,
     Evidence,
     EvidenceText,
     FusionRecord,
@@ -22,6 +23,7 @@ from ragstone.core.evidence import (
 from ragstone.core.ids import corpus_id, uuid7, uuid7_unix_ms
 from ragstone.core.nouns import EmbeddingSpec
 from ragstone.core.ports import View
+from ragstone.generate.calibration import calibration_of
 from ragstone.generate.ports import Usage
 from ragstone.retrieve.profile import Profile
 from ragstone.retrieve.stage import Retrieved
@@ -81,7 +83,7 @@ def evidence_of(
         status="abstained" if answer and answer.abstained else "ok",
         retrieval=found.record,
         answer=answer,
-        degraded=list(found.degraded),
+        degraded=[*found.degraded, *_uncalibrated(answer, embedding)],
         stage_ms=dict(stage_ms),
         tokens=tokens,
         cost_microusd=usage.cost_microusd,
@@ -98,6 +100,13 @@ def evidence_of(
     ledger = [["embed", "tokens", found.query_tokens, 0]]
     ledger += [["answer", unit, count, 0] for unit, count in usage.tokens.items()]
     return record, words, ledger
+
+
+def _uncalibrated(answer: AnswerRecord | None, embedding: EmbeddingSpec) -> list[Degraded]:
+    if answer is None or calibration_of(embedding.model)[1]:
+        return []
+    detail = f"no numbers were fitted to {embedding.model}: confidence and support are guesses"
+    return [Degraded("uncalibrated_confidence", "answer", detail)]
 
 
 def failure_of(
