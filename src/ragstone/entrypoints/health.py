@@ -79,4 +79,8 @@ async def _embedder(system: System) -> Check:
 async def _evidence(system: System) -> Check:
     waiting = sum(1 for _ in system.spool.pending())
     shipped = await system.ship()
+    aside = system.spool.rejected()
+    if aside:
+        step = "read them with the release of ragstone that wrote them, or delete them"
+        return Check("evidence", "warning", f"records set aside: {', '.join(map(str, aside))}", step)
     return Check("evidence", "ok", f"spool of process {os.getpid()}: {waiting} records waited, {shipped} shipped")

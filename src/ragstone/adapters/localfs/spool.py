@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
+import logging
 import os
 import struct
 import threading
@@ -21,8 +22,10 @@ from typing import Protocol
 
 import msgspec
 
-from ragstone.core.errors import ResourceExhausted, Unavailable
+from ragstone.core.errors import ResourceExhausted, Transient, Unavailable
 from ragstone.core.evidence import Degraded, EvidenceEnvelope
+
+logger = logging.getLogger("ragstone.spool")
 
 MAGIC = b"RSE1"
 HEAD = struct.Struct("<4sII")
@@ -61,7 +64,7 @@ class Spool:
             if size > self._bytes_max * REDUCED_FROM:
                 envelope = _reduced(envelope)
             body = msgspec.json.encode(envelope)
-            frame = HEAD.pack(MAGIC, len(body), zlib.crc32(body)) + body
+            frame = _framed(body)
             if size + len(frame) > self._bytes_max:
                 raise Unavailable(
                     f"the evidence spool {self._folder} has reached {self._bytes_max} bytes",
@@ -103,6 +106,10 @@ class Spool:
                 continue
             yield from frames(data)
 
+    def rejected(self) -> list[Path]:
+        """Files of records that were set aside."""
+        return sorted(self._folder.glob("*.rejected")) if self._folder.exists() else []
+
     def find(self, ident: str) -> EvidenceEnvelope | None:
         """The record with this id, if it has not been shipped."""
         return next((envelope for envelope in self.pending() if envelope.record.id == ident), None)
@@ -133,9 +140,13 @@ class Spool:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return 0
-            envelopes = list(frames(file.read()))
+            rejected: list[bytes] = []
+            envelopes = list(frames(file.read(), rejected))
             for at in range(0, len(envelopes), BATCH):
-                await sink.append(envelopes[at : at + BATCH])
+                rejected += await _append(envelopes[at : at + BATCH], sink)
+            if rejected:
+                # Set aside, not lost: a record of another release, or one that the store cannot take.
+                path.with_suffix(".rejected").write_bytes(b"".join(map(_framed, rejected)))
             path.unlink(missing_ok=True)
         return len(envelopes)
 
@@ -185,8 +196,27 @@ def _write_whole(file: io.FileIO, frame: bytes) -> None:
         raise
 
 
-def frames(data: bytes) -> Iterator[EvidenceEnvelope]:
-    """The whole records of a spool file, in order; torn and damaged ones are passed over."""
+def _framed(body: bytes) -> bytes:
+    return HEAD.pack(MAGIC, len(body), zlib.crc32(body)) + body
+
+
+async def _append(envelopes: list[EvidenceEnvelope], sink: EvidenceSink) -> list[bytes]:
+    """Append a batch; when the store refuses it, one by one. Returns the bodies that it refused."""
+    try:
+        await sink.append(envelopes)
+    except Transient:
+        raise  # the store is away: everything waits
+    except Exception as error:  # noqa: BLE001 - whatever the store has against one record, the others must go on
+        if len(envelopes) > 1:
+            return [body for each in envelopes for body in await _append([each], sink)]
+        logger.warning("evidence %s is set aside: %s", envelopes[0].record.id, error)
+        return [msgspec.json.encode(envelopes[0])]
+    return []
+
+
+def frames(data: bytes, rejected: list[bytes] | None = None) -> Iterator[EvidenceEnvelope]:
+    """The whole records of a spool file, in order; torn and damaged ones are passed over, whole ones that this
+    release cannot read go to `rejected`."""
     decoder = msgspec.json.Decoder(EvidenceEnvelope)
     at = data.find(MAGIC)
     while 0 <= at <= len(data) - HEAD.size:
@@ -194,7 +224,11 @@ def frames(data: bytes) -> Iterator[EvidenceEnvelope]:
         body = data[at + HEAD.size : at + HEAD.size + size]
         whole = 0 < size == len(body) and zlib.crc32(body) == crc  # zeros are a checksum of nothing
         if whole:
-            yield decoder.decode(body)
+            try:
+                yield decoder.decode(body)
+            except msgspec.MsgspecError:
+                if rejected is not None:
+                    rejected.append(body)
         at = data.find(MAGIC, at + (HEAD.size + size if whole else 1))
 
 

@@ -2,49 +2,75 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
+import msgspec
+
 from ragstone.adapters.postgres.catalog import as_of_value
-from ragstone.adapters.postgres.database import Connection, Database
+from ragstone.adapters.postgres.database import Connection, Database, fetch_one
 from ragstone.adapters.postgres.runs import OPEN
 from ragstone.core.errors import NotFound, UsageError
 from ragstone.core.ids import corpus_id
 from ragstone.core.nouns import Asker
 from ragstone.index.listing import ChunkLine, DocumentDetail, DocumentLine, Page, QuarantineLine, VersionLine
 
+MEMBER = """
+m.corpus_id = %(corpus)s and m.v_from <= %(v)s and m.v_to > %(v)s and d.suppressed_at is null
+and d.acl_id in (select acl_id from acl where corpus_id = %(corpus)s and principals && %(principals)s)
+"""
 # A document that quarantine knows and that no version holds is listed too: nothing disappears silently.
-DOCUMENTS = """
-with held as (
-  select s.name as source, s.source_id, d.key, v.title, v.object_version, v.indexed_at, v.docversion_id, q.reason,
-         q.object_version as refused
-  from membership m
-  join document d on d.corpus_id = m.corpus_id and d.document_id = m.document_id
-  join docversion v on v.corpus_id = m.corpus_id and v.docversion_id = m.docversion_id
-  join source s on s.corpus_id = m.corpus_id and s.source_id = d.source_id
-  left join quarantine q on q.corpus_id = m.corpus_id and q.source_id = d.source_id and q.key = d.key
-       and q.dismissed_at is null
-  where m.corpus_id = %(corpus)s and m.v_from <= %(v)s and m.v_to > %(v)s and d.suppressed_at is null
-    and d.acl_id in (select acl_id from acl where corpus_id = %(corpus)s and principals && %(principals)s)
-), everything as (
-  select source, key, title, case when reason is null or reason = 'duplicate_id' or object_version = refused then 'live'
-         else 'stale' end as state, object_version,
-         indexed_at, docversion_id, coalesce(reason, '') as reason from held
+NEVER_HELD = """
+q.corpus_id = %(corpus)s and q.dismissed_at is null
+and not exists (select 1 from document d join membership m on m.corpus_id = d.corpus_id
+                and m.document_id = d.document_id and m.v_from <= %(v)s and m.v_to > %(v)s
+                where d.corpus_id = q.corpus_id and d.source_id = q.source_id and d.key = q.key)
+"""
+TOTAL = f"""
+select (select count(*) from membership m
+        join document d on d.corpus_id = m.corpus_id and d.document_id = m.document_id where {MEMBER})
+     + (select count(*) from quarantine q where {NEVER_HELD})
+"""
+# Both arms are cut to the page before they meet: a page costs a page, however large the corpus is.
+LISTED = f"""
+with page as (
+  (select d.source_id, s.name as source, d.key, v.title, v.object_version, v.indexed_at, v.docversion_id
+   from membership m
+   join document d on d.corpus_id = m.corpus_id and d.document_id = m.document_id
+   join docversion v on v.corpus_id = m.corpus_id and v.docversion_id = m.docversion_id
+   join source s on s.corpus_id = m.corpus_id and s.source_id = d.source_id
+   where {MEMBER} and {{held}} {{order_held}})
   union all
-  select s.name, q.key, '', 'quarantined', q.object_version, q.at, null, q.reason from quarantine q
-  join source s on s.corpus_id = q.corpus_id and s.source_id = q.source_id
-  where q.corpus_id = %(corpus)s and q.dismissed_at is null
-    and not exists (select 1 from held h where h.source_id = q.source_id and h.key = q.key)
-    and not exists (select 1 from document d join membership m on m.corpus_id = d.corpus_id
-                    and m.document_id = d.document_id and m.v_from <= %(v)s and m.v_to > %(v)s
-                    where d.corpus_id = q.corpus_id and d.source_id = q.source_id and d.key = q.key)
+  (select q.source_id, s.name, q.key, '', q.object_version, q.at, null::bytea
+   from quarantine q join source s on s.corpus_id = q.corpus_id and s.source_id = q.source_id
+   where {NEVER_HELD} and {{refused}} {{order_refused}})
 )
+select p.source, p.key, p.title,
+       case when p.docversion_id is null then 'quarantined'
+            when q.reason is null or q.reason = 'duplicate_id' or q.object_version = p.object_version then 'live'
+            else 'stale' end,
+       p.object_version, p.indexed_at, p.docversion_id, coalesce(q.reason, ''),
+       (select count(*) from placement l where l.corpus_id = %(corpus)s and l.docversion_id = p.docversion_id),
+       exists (select 1 from document o join membership m on m.corpus_id = o.corpus_id
+               and m.document_id = o.document_id and m.v_from <= %(v)s and m.v_to > %(v)s
+               where o.corpus_id = %(corpus)s and o.key = p.key and o.source_id <> p.source_id)
+from page p left join quarantine q on q.corpus_id = %(corpus)s and q.source_id = p.source_id and q.key = p.key
+     and q.dismissed_at is null
+order by p.key collate "C", p.source collate "C" limit %(limit)s
 """
-LISTED = """
-select e.source, e.key, e.title, e.state, e.object_version, e.indexed_at, e.docversion_id, e.reason,
-       (select count(*) from placement p where p.corpus_id = %(corpus)s and p.docversion_id = e.docversion_id),
-       (select count(*) from everything o where o.key = e.key) > 1
-from everything e
-"""
+PAGE = LISTED.format(
+    held='(d.key collate "C", s.name collate "C") > (%(key)s, %(source)s)',
+    order_held='order by d.key collate "C", s.name collate "C" limit %(limit)s',
+    refused='(q.key collate "C", s.name collate "C") > (%(key)s, %(source)s)',
+    order_refused='order by q.key collate "C", s.name collate "C" limit %(limit)s',
+)
+NAMED = LISTED.format(
+    held="d.key = any(%(keys)s) and %(document)s in (d.key, s.name || ':' || d.key)",
+    order_held="",
+    refused="q.key = any(%(keys)s) and %(document)s in (q.key, s.name || ':' || q.key)",
+    order_refused="",
+)
+SOURCES_MAX = 1000
 CHUNKS = """
 select c.chunk_id, p.ordinal, p.span_start, p.span_end, p.heading_path, t.tokens, t.body from placement p
 join chunk c on c.corpus_id = p.corpus_id and c.index_id = p.index_id and c.seq = p.seq
@@ -82,16 +108,14 @@ class PostgresLibrary:
         self, tenant: str, corpus: str, asker: Asker, as_of: str | None, after: str, limit: int
     ) -> Page:
         """Documents by source and key, after the cursor."""
+        key, source = _place(after)
         async with self._database.connection("listing documents") as connection:
             names = await _names(connection, tenant, corpus, asker, as_of)
-            names |= {"after": after, "limit": limit + 1}
-            total = await (await connection.execute(f"{DOCUMENTS} select count(*) from everything", names)).fetchone()
-            where = 'where (e.key || chr(1) || e.source) collate "C" > %(after)s collate "C"'
-            order = 'order by (e.key || chr(1) || e.source) collate "C" limit %(limit)s'
-            rows = await (await connection.execute(f"{DOCUMENTS} {LISTED} {where} {order}", names)).fetchall()
+            names |= {"key": key, "source": source, "limit": limit + 1}
+            total = await fetch_one(connection, TOTAL, names)
+            rows = await (await connection.execute(PAGE, names)).fetchall()
         lines = [_document(row) for row in rows[:limit]]
-        cursor = f"{lines[-1].key}\x01{lines[-1].source}" if len(rows) > limit else None
-        return Page(lines, int(total[0]) if total else 0, cursor)
+        return Page(lines, int(total[0]), _cursor(lines[-1].key, lines[-1].source) if len(rows) > limit else None)
 
     async def document(
         self, tenant: str, corpus: str, asker: Asker, as_of: str | None, document: str
@@ -99,9 +123,11 @@ class PostgresLibrary:
         """One document by its id, or `SOURCE:ID`."""
         async with self._database.connection("reading a document") as connection:
             names = await _names(connection, tenant, corpus, asker, as_of)
-            names["document"] = document
-            where = "where e.key = %(document)s or e.source || ':' || e.key = %(document)s"
-            rows = await (await connection.execute(f"{DOCUMENTS} {LISTED} {where}", names)).fetchall()
+            # Either the whole is a key, or what follows one of its colons is.
+            parts = document.split(":")
+            keys = [":".join(parts[at:]) for at in range(len(parts))]
+            names |= {"document": document, "keys": keys, "limit": SOURCES_MAX}
+            rows = await (await connection.execute(NAMED, names)).fetchall()
             row = _only(rows, document, corpus)
             names["docversion"] = row[6]
             chunks = await (await connection.execute(CHUNKS, names)).fetchall()
@@ -125,9 +151,10 @@ class PostgresLibrary:
 
     async def quarantine(self, tenant: str, corpus: str, after: str, limit: int) -> Page:
         """What is in quarantine."""
-        names = {"corpus": corpus_id(tenant, corpus), "after": after, "limit": limit + 1}
-        where = 'and (q.key || chr(1) || s.name) collate "C" > %(after)s collate "C"'
-        order = 'order by (q.key || chr(1) || s.name) collate "C" limit %(limit)s'
+        key, source = _place(after)
+        names = {"corpus": corpus_id(tenant, corpus), "key": key, "source": source, "limit": limit + 1}
+        where = 'and (q.key collate "C", s.name collate "C") > (%(key)s, %(source)s)'
+        order = 'order by q.key collate "C", s.name collate "C" limit %(limit)s'
         async with self._database.connection("listing quarantine") as connection:
             await _known(connection, names, corpus)
             total = await (
@@ -137,7 +164,7 @@ class PostgresLibrary:
             ).fetchone()
             rows = await (await connection.execute(f"{QUARANTINE} {where} {order}", names)).fetchall()
         lines = [_quarantined(row) for row in rows[:limit]]
-        cursor = f"{lines[-1].key}\x01{lines[-1].source}" if len(rows) > limit else None
+        cursor = _cursor(lines[-1].key, lines[-1].source) if len(rows) > limit else None
         return Page(lines, int(total[0]) if total else 0, cursor)
 
     async def versions(self, tenant: str, corpus: str, before: int, limit: int) -> Page:
@@ -164,6 +191,22 @@ class PostgresLibrary:
         async with self._database.connection("reading a source") as connection:
             row = await (await connection.execute(sql, (OPEN, corpus_id(tenant, corpus), source))).fetchone()
         return (int(row[1]), str(row[0])) if row else (0, "")
+
+
+def _cursor(key: str, source: str) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode([key, source])).decode().rstrip("=")
+
+
+def _place(cursor: str) -> tuple[str, str]:
+    """The key and source that a cursor names; before everything when there is none."""
+    if not cursor:
+        return "", ""
+    try:
+        return msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=tuple[str, str])
+    except (ValueError, msgspec.MsgspecError):
+        raise UsageError(
+            "the cursor is damaged", doing="reading --cursor", next_step="leave it out to begin at the first page"
+        ) from None
 
 
 async def _known(connection: Connection, names: dict[str, Any], corpus: str) -> int:
@@ -202,6 +245,9 @@ def _only(rows: list[Any], document: str, corpus: str) -> Any:
             doing="reading a document",
             next_step="see which there are: ragstone documents list",
         )
+    held = [row for row in rows if row[6] is not None]
+    if len(held) == 1:
+        return held[0]
     if len(rows) > 1:
         names = ", ".join(f"{row[0]}:{row[1]}" for row in rows)
         raise UsageError(
