@@ -25,7 +25,10 @@ def answer_page(record: Evidence, words: EvidenceText, *, why: bool) -> str:
     shown = [hit for hit in record.retrieval.hits if why or hit.chunk_id in cited]
     if record.answer.abstained:
         shown = shown if why else record.retrieval.hits[:2]
-    lines += ["", "Passages read and why" if why else "Why these passages"]
+    heading = (
+        "Passages read and why" if why else "Nearest passages" if record.answer.abstained else "Why these passages"
+    )
+    lines += ["", heading]
     for hit in shown:
         lines += _hit(record.retrieval, hit)
     lines += ["", *_footer(record)]
@@ -87,7 +90,7 @@ def _answer(answer: AnswerRecord) -> list[str]:
     if answer.abstained:
         return [
             f"A  {ABSTAINED}",
-            f"   ({answer.reason}: confidence {answer.confidence:.2f}, an answer needs {answer.threshold:.2f})",
+            f"   ({answer.reason}: confidence {answer.confidence:.3f}, an answer needs {answer.threshold:.3f})",
         ]
     lines = []
     for number, sentence in enumerate(answer.sentences, 1):
@@ -99,7 +102,7 @@ def _answer(answer: AnswerRecord) -> list[str]:
             place = f"{citation.document_id}, characters {citation.start}–{citation.end}"
             lines.append(f"   [{number}] “{_short(citation.quote, TEXT_CHARS)}”")
             lines.append(f"       {place}, version {citation.source_version[:12]}, support {sentence.support:.2f}")
-    lines.append(f"   confidence {answer.confidence:.2f} (an answer needs {answer.threshold:.2f})")
+    lines.append(f"   confidence {answer.confidence:.3f} (an answer needs {answer.threshold:.3f})")
     return lines
 
 

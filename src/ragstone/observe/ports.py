@@ -9,7 +9,7 @@ from ragstone.core.evidence import Evidence, EvidenceText
 
 
 class EvidenceWriter(Protocol):
-    """Takes a record before its answer goes out. ResourceExhausted when it can take no more."""
+    """Takes a record before its answer goes out. Unavailable when it can take no more."""
 
     async def write(self, record: Evidence, words: EvidenceText, ledger: list[list[Any]]) -> None:
         """Keep the record."""

@@ -130,10 +130,13 @@ def as_text(report: IngestReport) -> str:
         )
         if published.stale:
             lines.append(f"Left as they are, newer ones are published: {', '.join(published.stale[:5])}")
+        if published.maintenance:
+            lines.append(f"Published, but the index was not tended, the next run will: {published.maintenance}")
     else:
         lines.append(f"Nothing changed in {report.source!r}: no new version, nothing embedded.")
     lines.append(
-        f"{report.scanned} documents scanned, {report.unchanged} unchanged; {tally.embedded} chunks embedded,"
+        f"{report.scanned} documents scanned: {tally.documents} read, {report.unchanged} unchanged,"
+        f" {len(report.quarantined)} refused; {tally.embedded} chunks embedded,"
         f" {tally.cached} from the cache, {tally.reused} reused; {report.seconds:.1f} s."
     )
     if report.kept_back:
