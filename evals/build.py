@@ -32,9 +32,7 @@ def qrels(questions: list[Question]) -> str:
     rows = ["query-id\tcorpus-id\tscore\n"]
     for question in questions:
         spans = question["spans"] + question.get("also", [])
-        rows += [
-            f"{question['_id']}\t{document}\t1\n" for document in dict.fromkeys(s["document"] for s in spans)
-        ]
+        rows += [f"{question['_id']}\t{document}\t1\n" for document in dict.fromkeys(s["document"] for s in spans)]
     return "".join(rows)
 
 
@@ -52,9 +50,7 @@ def stale(folder: Path) -> list[Path]:
 
 def main() -> int:
     """Build the files, or with `--check` say which ones are out of date."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if a file is out of date")
     if parser.parse_args().check:
         old = stale(GOLDEN_SET)

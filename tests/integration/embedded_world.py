@@ -54,9 +54,7 @@ held.release()
 class Child:
     """A process that holds the server of a state directory and does what it is told."""
 
-    def __init__(
-        self, state: Path, account: str = "self", *, wrap: tuple[str, ...] = (), no_wheel=False, **options
-    ):
+    def __init__(self, state: Path, account: str = "self", *, wrap: tuple[str, ...] = (), no_wheel=False, **options):
         todo = {"state": str(state), "uid": NOBODY if account == "nobody" else 0, "options": options}
         self.process = subprocess.Popen(
             [*wrap, sys.executable, "-c", CHILD, json.dumps(todo | {"no_wheel": no_wheel})],

@@ -46,9 +46,7 @@ def test_importing_the_supervisor_imports_no_driver_and_no_wheel():
 
 @pytest.mark.parametrize("place", ["deep", "below-private", "odd 'name' ünd %s"])
 def test_cold_start_join_and_last_out_stops_it(world, place):
-    state = world.base.joinpath(
-        *{"deep": ["x" * 60] * 3, "below-private": ["private", "s"]}.get(place, [place])
-    )
+    state = world.base.joinpath(*{"deep": ["x" * 60] * 3, "below-private": ["private", "s"]}.get(place, [place]))
     if place == "below-private":
         state.parent.mkdir(mode=0o700)
         os.chown(state.parent, *[NOBODY if world.account == "nobody" else os.geteuid()] * 2)
@@ -89,9 +87,7 @@ def test_eight_at_once_with_some_killed_leave_a_working_server(world):
     assert len(world.servers()) == 1
     assert [child.end() for child in survivors] == [0] * len(survivors)
     assert world.servers() == []
-    assert world.holder().order("select n from t order by n") == [
-        [number] for number in range(len(survivors))
-    ]
+    assert world.holder().order("select n from t order by n") == [[number] for number in range(len(survivors))]
 
 
 def test_kill_9_of_the_owner_leaves_a_server_that_the_next_one_joins_and_stops(world):
@@ -112,7 +108,9 @@ def test_kill_9_of_the_server_with_a_busy_backend_is_recovered(world):
     busy = world.holder()
     busy.process.stdin.write(json.dumps("select count(*) from generate_series(1, 1000000000)") + "\n")
     busy.process.stdin.flush()
-    active = "select count(*) from pg_stat_activity where query like '%generate_series(1, 1%' and pid <> pg_backend_pid()"
+    active = (
+        "select count(*) from pg_stat_activity where query like '%generate_series(1, 1%' and pid <> pg_backend_pid()"
+    )
     until(lambda: owner.order(active) == [[1]])
     os.kill(pid, signal.SIGKILL)
     heir = world.holder()
@@ -254,17 +252,13 @@ def test_a_state_folder_that_cannot_be_written_is_named():
         made.clean()
 
 
-@pytest.mark.skipif(
-    not (ROOT and shutil.which("unshare")), reason="NOT TESTED: a full disk (needs root to mount one)"
-)
+@pytest.mark.skipif(not (ROOT and shutil.which("unshare")), reason="NOT TESTED: a full disk (needs root to mount one)")
 def test_a_full_disk_is_said_to_be_full(ours):
     ours.base.chmod(0o755)
     full = ours.base / "full"
     full.mkdir()
     mount = f'mount -t tmpfs -o size=8m none "{full}" && chmod 777 "{full}" && exec "$@"'
-    said = ours.child(
-        state=full / "s", account="nobody", wrap=("unshare", "-m", "sh", "-c", mount, "sh")
-    ).answer()
+    said = ours.child(state=full / "s", account="nobody", wrap=("unshare", "-m", "sh", "-c", mount, "sh")).answer()
     if said == "died":
         pytest.skip("NOT TESTED: a full disk (this system lets nobody mount one)")
     assert said["error"] == "ResourceExhausted", said

