@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ragstone import __version__
 from ragstone.adapters.localfs.objects import FolderObjects
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from ragstone.adapters.postgres.library import PostgresLibrary
 
 HASH = "hash"
+One = TypeVar("One")
+Other = TypeVar("Other")
 CHUNKING_MARGIN = 2  # the special tokens around a text
 
 
@@ -91,7 +93,15 @@ class System:
     async def _embedded(self) -> EmbeddedPostgres:
         from ragstone.adapters.postgres.embedded import EmbeddedOptions, EmbeddedPostgres  # noqa: PLC0415 - as above
 
-        server = await asyncio.to_thread(EmbeddedPostgres.acquire, EmbeddedOptions(state_dir=self.home))
+        acquiring = asyncio.ensure_future(
+            asyncio.to_thread(EmbeddedPostgres.acquire, EmbeddedOptions(state_dir=self.home))
+        )
+        try:
+            server = await asyncio.shield(acquiring)
+        except asyncio.CancelledError:
+            # The thread goes on whatever we do: what it starts must not be left without an owner.
+            await asyncio.to_thread((await acquiring).release)
+            raise
         self._stack.push_async_callback(asyncio.to_thread, server.release)
         return server
 
@@ -162,7 +172,7 @@ class System:
         from ragstone.adapters.postgres.publish import PostgresPublisher  # noqa: PLC0415 - as above
         from ragstone.adapters.postgres.runs import PostgresRuns  # noqa: PLC0415 - as above
 
-        embedder, database = await asyncio.gather(self.embedder(self.settings.embedder.model), self.database())
+        embedder, database = await together(self.embedder(self.settings.embedder.model), self.database())
         runs = PostgresRuns(database)
         return IngestParts(
             runs=runs,
@@ -181,7 +191,7 @@ class System:
         from ragstone.adapters.postgres.catalog import PostgresCatalog  # noqa: PLC0415 - as above
 
         chosen = profile or self.profile()
-        database, _ = await asyncio.gather(self.database(), self._warm())
+        database, _ = await together(self.database(), self._warm())
         catalog, engine = PostgresCatalog(database), await self.engine()
 
         async def retriever(spec: EmbeddingSpec) -> Retriever:
@@ -268,6 +278,16 @@ class System:
         if waiting is not None and corpus_id in {None, bytes.fromhex(waiting.record.corpus_id)}:
             return waiting.record, waiting.text
         return await (await self.evidence()).get(corpus_id, wanted)
+
+
+async def together(one: Awaitable[One], other: Awaitable[Other]) -> tuple[One, Other]:
+    """Both, side by side. When one fails the other is waited for all the same: a part that opens while the system
+    closes would be left open."""
+    first, second = await asyncio.gather(one, other, return_exceptions=True)
+    for result in (first, second):
+        if isinstance(result, BaseException):
+            raise result
+    return first, second  # type: ignore[return-value]  # neither is an exception
 
 
 def environment() -> Mapping[str, str]:

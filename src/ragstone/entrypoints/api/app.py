@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from ragstone.bootstrap import together
 from ragstone.core.errors import NotFound, RagstoneError
 from ragstone.entrypoints.api import endpoints
 from ragstone.entrypoints.api.admission import Gate
@@ -76,7 +77,7 @@ def make_app(system: System, *, loopback_only: bool = False) -> Starlette:
 
 async def open_parts(system: System) -> AnswerParts:
     """Open the database and load the embedder, so that what is missing is said before anybody asks."""
-    await asyncio.gather(system.database(), system.embedder(system.settings.embedder.model))
+    await together(system.database(), system.embedder(system.settings.embedder.model))
     return await system.answer_parts()
 
 
