@@ -1,4 +1,4 @@
-"""The nouns that more than one stage uses. DESIGN: corpus, source, document version, recipe, chunk, placement."""
+"""The nouns that more than one stage uses (docs/glossary.md defines them)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ChunkingSpec:
 
 @dataclass(frozen=True, slots=True)
 class LexicalSpec:
-    """The lexical id: tokenizer, stemmer, stop words, BM25 parameters, field weights (DESIGN §7)."""
+    """The lexical id: tokenizer, stemmer, stop words, BM25 parameters, field weights."""
 
     analyzer: str = "ragstone-words/1+snowball-english"
     k1: float = 1.2

@@ -31,7 +31,7 @@ CURSOR_NEXT = "leave the cursor out to begin again at the first page"
 
 
 def search_document(outcome: Outcome, next_cursor: str | None) -> dict[str, Any]:
-    """The hits of one page with their reasons: `search --json` (DESIGN §6)."""
+    """The hits of one page with their reasons: `search --json`."""
     record, words = outcome.record, outcome.words
     return {
         "id": record.id,
