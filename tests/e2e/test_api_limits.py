@@ -168,7 +168,8 @@ def test_a_reader_who_leaves_frees_the_place(world):
     server = world.server(server_concurrency="1", server_queue="0")
     with world.slow():
         with server.client.stream("POST", "/v1/answers", json={"question": PLAIN, "stream": True}) as response:
-            assert next(response.iter_lines()) == ": still working"
+            lines = response.iter_lines()  # kept: dropping the iterator closes the stream
+            assert next(lines) == ": still working"
             is_problem(server.search(PLAIN), 503, "busy")
         until(lambda: server.search(PLAIN, deadline_ms=200).status_code == 504)
     assert server.stop() == 0
