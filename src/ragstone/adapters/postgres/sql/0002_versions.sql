@@ -1,0 +1,15 @@
+-- Schema 2: what rollback, deletion, retention and audit need. Additions only.
+
+-- A scan of a whole source and a run of named documents may be under way at once: each has a lock of its own.
+alter table run add column scope text not null default 'scan' check (scope in ('scan', 'changes'));
+
+-- The greatest source order given out so far: a clock that jumps back must not make a new scan look old.
+alter table source add column last_order bigint not null default 0;
+
+-- The source order of the deletion that removed the document last: a scan from before it must not bring it back.
+alter table document add column gone_order text;
+
+alter table version add column note text not null default '';      -- why, for a rollback or a deletion
+alter table version add column collected_at timestamptz;           -- its rows were removed by retention
+alter table version add column checkpoint_key text;                -- a manifest that lists everything, not a delta
+alter table version add column checkpoint_digest bytea;
