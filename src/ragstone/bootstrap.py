@@ -24,6 +24,7 @@ from ragstone.flow import AnswerParts, IngestParts
 from ragstone.generate.calibration import calibration_of
 from ragstone.generate.choice import ExtractionSettings
 from ragstone.generate.stage import ExtractiveAnswerer
+from ragstone.index.records import Collected, Retention
 from ragstone.ingest.parse import ParseLimits
 from ragstone.ingest.ports import SourceReader
 from ragstone.retrieve.profile import Profile, checked_method
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ragstone.adapters.postgres.database import Database
     from ragstone.adapters.postgres.embedded import EmbeddedPostgres
     from ragstone.adapters.postgres.engine import PostgresEngine
+    from ragstone.adapters.postgres.history import PostgresHistory
     from ragstone.adapters.postgres.evidence_store import PostgresEvidence
     from ragstone.adapters.postgres.library import PostgresLibrary
 
@@ -177,14 +179,40 @@ class System:
         return IngestParts(
             runs=runs,
             staging=runs,
-            publisher=PostgresPublisher(database),
+            publisher=PostgresPublisher(database, retention=self.retention),
             embeddings=lambda corpus: PostgresEmbeddingCache(database, corpus),
-            objects=FolderObjects(self.home / "objects"),
+            objects=self.objects,
             embedder=embedder,
             recipe=self.recipe(embedder),
             limits=self.parse_limits,
             deletes_percent=self.settings.limits.deletes_percent,
         )
+
+    @property
+    def retention(self) -> Retention:
+        """How many versions are kept."""
+        return Retention(self.settings.versions.keep)
+
+    @property
+    def objects(self) -> FolderObjects:
+        """Where manifests are."""
+        return FolderObjects(self.home / "objects")
+
+    async def collect(self, corpus: bytes, retention: Retention) -> Collected:
+        """Let expired versions go now, and rewrite the postings that have become mostly dead."""
+        from ragstone.adapters.postgres.history import PostgresHistory  # noqa: PLC0415 - as above
+        from ragstone.adapters.postgres.publish import PostgresPublisher  # noqa: PLC0415 - as above
+
+        database = await self.database()
+        collected = await PostgresHistory(database).collect(corpus, retention, force=True)
+        await PostgresPublisher(database, retention=retention).tend(corpus)
+        return collected
+
+    async def history(self) -> PostgresHistory:
+        """Rollback, deletion, retention."""
+        from ragstone.adapters.postgres.history import PostgresHistory  # noqa: PLC0415 - as above
+
+        return PostgresHistory(await self.database())
 
     async def answer_parts(self, profile: Profile | None = None) -> AnswerParts:
         """What questions are answered with."""

@@ -26,7 +26,7 @@ from ragstone.index.records import Published, QuarantineEntry, Run, RunStart
 from ragstone.index.rows import IncomingDocument, Piece
 from ragstone.index.stage import Named, Tally, Writer, publish
 from ragstone.ingest.parse import ParseLimits
-from ragstone.ingest.plan import UNSUPPORTED, Plan, guard, make_plan
+from ragstone.ingest.plan import UNSUPPORTED, Plan, guard, make_plan, unknown_keys
 from ragstone.ingest.ports import SourceReader
 from ragstone.ingest.records import Fault, Scan
 from ragstone.ingest.stage import Batch, Prepared, prepare
@@ -53,7 +53,12 @@ class IngestParts:
 
 @dataclass(frozen=True, slots=True)
 class IngestRequest:
-    """One ingest of one source into one corpus."""
+    """One ingest of one source into one corpus.
+
+    `only` bounds it to documents by key, beside a scan of the whole source that may be under way. `redo` makes it
+    a repair: these documents are made again although the source has not changed, and nothing stored is believed
+    that can be counted anew.
+    """
 
     reader: SourceReader
     tenant: str
@@ -61,6 +66,8 @@ class IngestRequest:
     source: str
     kind: str
     allow_delete: bool = False
+    only: frozenset[str] | None = None
+    redo: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,7 @@ class IngestReport:
     changed: int
     deleted: int
     kept_back: int
+    withheld: int
     left_out: Mapping[str, int]
     quarantined: tuple[QuarantineEntry, ...]
     tally: Tally = field(hash=False)
@@ -84,21 +92,18 @@ class IngestReport:
 async def ingest(parts: IngestParts, request: IngestRequest, progress: Progress = silent) -> IngestReport:
     """Make the corpus equal to the source, as one new version or not at all."""
     began = time.monotonic()
-    scan = await request.reader.scan()
+    order = await parts.runs.next_order(request.tenant, request.corpus, request.source, time.time_ns() // 1000)
+    scan = await request.reader.scan(order)
     run = await parts.runs.begin(_start(parts, request, scan))
     try:
-        published_now = {key: each.object_version for key, each in (await parts.runs.documents(run)).items()}
-        plan = make_plan(scan, published_now)
-        guard(
-            plan, scan, len(published_now), request.reader.location,
-            percent=parts.deletes_percent, allowed=request.allow_delete,
-        )  # fmt: skip
+        plan = await _plan(parts, request, run, scan)
         tally, faults = await _write(parts, request, run, plan, progress)
         entries = tuple(_entry(each) for each in faults if each.reason != UNSUPPORTED)
         progress("publish", 0, 1)
         published = await publish(
-            run, tally, parts.publisher, parts.objects, plan.deleted, entries, replaces_quarantine=True
-        )
+            run, tally, parts.publisher, parts.objects, plan.deleted, entries,
+            replaces_quarantine=_bound(request) is None, examined=tuple(_bound(request) or ()),
+        )  # fmt: skip
         progress("publish", 1, 1)
     except BaseException:
         # What went wrong is the news; a run that cannot even be closed is swept by the next one, as after a kill.
@@ -115,11 +120,31 @@ async def ingest(parts: IngestParts, request: IngestRequest, progress: Progress 
         changed=len(plan.changed),
         deleted=len(plan.deleted) if published else 0,
         kept_back=plan.kept_back,
+        withheld=plan.withheld,
         left_out=_by_suffix(faults),
         quarantined=entries,
         tally=tally,
         seconds=time.monotonic() - began,
     )
+
+
+def _bound(request: IngestRequest) -> frozenset[str] | None:
+    """The keys that the ingest is bounded to; None is the whole source."""
+    return request.only if request.redo is None else request.redo | (request.only or frozenset())
+
+
+async def _plan(parts: IngestParts, request: IngestRequest, run: Run, scan: Scan) -> Plan:
+    """What changed, unless a guard says no."""
+    published = {key: each.object_version for key, each in (await parts.runs.documents(run)).items()}
+    only = _bound(request)
+    if request.only:
+        unknown_keys(request.only, scan, published)
+    plan = make_plan(scan, published, await parts.runs.withheld(run), only, request.redo or ())
+    guard(
+        plan, scan, len(published), request.reader.location,
+        percent=parts.deletes_percent, allowed=request.allow_delete, named=only is not None,
+    )  # fmt: skip
+    return plan
 
 
 async def _write(
@@ -128,6 +153,7 @@ async def _write(
     """Read, parse, chunk and name rows on one side; embed and stage on the other; a short queue between them."""
     writer = Writer(run, parts.staging, parts.embedder, parts.embeddings(run.corpus_id))
     live = await parts.runs.documents(run)
+    redo = request.redo or frozenset()
     faults = list(plan.faults)
     queue: asyncio.Queue[tuple[Batch, Named] | None] = asyncio.Queue(maxsize=2)
     total = len(plan.changed)
@@ -137,7 +163,7 @@ async def _write(
             request.reader, plan.changed, parts.recipe.chunking, parts.embedder.count_tokens, parts.limits
         ):
             incoming = [_incoming(request.source, each) for each in batch.prepared]
-            bases = [live[each.key].docversion_id for each in incoming if each.key in live]
+            bases = [live[e.key].docversion_id for e in incoming if e.key in live and e.key not in redo]
             await queue.put((batch, await writer.name(incoming, bases)))
         await queue.put(None)
 
@@ -180,6 +206,8 @@ def _start(parts: IngestParts, request: IngestRequest, scan: Scan) -> RunStart:
         kind=request.kind,
         recipe=parts.recipe,
         source_order=scan.source_order,
+        scope="scan" if _bound(request) is None else "changes",
+        version_kind="ingest" if request.redo is None else "repair",
     )
 
 

@@ -79,6 +79,13 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An ingest that would delete more of a source stops, unless --allow-delete."""
 
 
+class Versions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much of the past stays readable."""
+
+    keep: int = 100
+    """So many of the newest versions can be read with --as-of and rolled back to; older ones are removed."""
+
+
 class Retrieval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The default retrieval profile."""
 
@@ -116,8 +123,10 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Address to listen on."""
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
+    workers: int = 1
+    """Processes that answer questions side by side, over one socket."""
     concurrency: int = 8
-    """Requests worked on at once."""
+    """Requests that a process works on at once."""
     queue: int = 32
     """Requests waiting beyond that; more get 503 with Retry-After."""
 
@@ -138,6 +147,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embedder: Embedder = Embedder()
     chunking: Chunking = Chunking()
     limits: Limits = Limits()
+    versions: Versions = Versions()
     retrieval: Retrieval = Retrieval()
     answer: Answer = Answer()
     server: Server = Server()
@@ -204,10 +214,12 @@ def _check(settings: Settings) -> None:
                 raise UsageError(f"{name} is {value}", doing=DOING, next_step=f"make {name} a finite number")
     positive = {
         "database.pool_size": settings.database.pool_size,
+        "versions.keep": settings.versions.keep,
         "chunking.tokens_max": settings.chunking.tokens_max,
         "chunking.tokens_target": settings.chunking.tokens_target,
         "retrieval.depth": settings.retrieval.depth,
         "answer.sentences_max": settings.answer.sentences_max,
+        "server.workers": settings.server.workers,
         "server.concurrency": settings.server.concurrency,
     }
     for name, value in positive.items():

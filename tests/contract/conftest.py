@@ -16,6 +16,7 @@ from ragstone.adapters.postgres.database import Database
 from ragstone.adapters.postgres.embedding_cache import PostgresEmbeddingCache
 from ragstone.adapters.postgres.engine import PostgresEngine
 from ragstone.adapters.postgres.evidence_store import PostgresEvidence
+from ragstone.adapters.postgres.history import PostgresHistory
 from ragstone.adapters.postgres.publish import PostgresPublisher
 from ragstone.adapters.postgres.runs import PostgresRuns
 
@@ -63,6 +64,7 @@ def postgres_stack(database: Database) -> Stack:
         name="postgres",
         runs=runs,
         publisher=PostgresPublisher(database),
+        history=PostgresHistory(database),
         objects=MemoryObjects(),
         engine=PostgresEngine(database),
         catalog=PostgresCatalog(database),
@@ -86,7 +88,7 @@ def memory_stack(store: MemoryStore) -> Stack:
         store.state.corpus(corpus).suppress(document)
 
     async def quarantine(corpus: bytes) -> list[tuple[Any, ...]]:
-        held = store.state.corpus(corpus).quarantine.values()
+        held = [fault.entry for fault in store.state.corpus(corpus).quarantine.values()]
         return sorted((entry.key, entry.object_version, entry.reason) for entry in held)
 
     async def rows(corpus: bytes) -> int:
@@ -105,6 +107,7 @@ def memory_stack(store: MemoryStore) -> Stack:
         name="memory",
         runs=store.runs,
         publisher=store.publisher,
+        history=store.history,
         objects=store.objects,
         engine=store.engine,
         catalog=store.catalog,

@@ -46,6 +46,7 @@ class Stack:
     name: str
     runs: Any
     publisher: Any
+    history: Any
     objects: Any
     engine: Any
     catalog: Any

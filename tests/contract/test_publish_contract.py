@@ -100,7 +100,7 @@ async def test_leaving_a_publish_changes_nothing(stack, how):
     assert await stack.quarantine(ident(corpus)) == []
     async with stack.publisher.publishing(run, outcome) as publication:
         change = await publication.change()
-        published = await publication.commit(seal(run, change, {})[0])
+        published = await publication.commit(seal(run.origin, change, {})[0])
     await stack.runs.end(run, "published")
     assert (published.version, published.added, published.removed) == (2, 1, 1)
     assert await stack.quarantine(ident(corpus)) == [("z", "1", "invalid_utf8")]
@@ -143,14 +143,14 @@ async def test_the_manifest_lists_what_changed(stack):
     writer = await staged(stack, run, [document("a", "oak one", "oak six", title="first", version="2", order="2")])
     outcome = Outcome((document_ident(corpus, "b"),), (), writer.tally.documents, writer.tally.rows, {})
     async with stack.publisher.publishing(run, outcome) as publication:
-        sealed, data = seal(run, await publication.change(), {})
+        sealed, data = seal(run.origin, await publication.change(), {})
         await stack.objects.put(sealed.manifest_key, data)
         published = await publication.commit(sealed)
     await stack.runs.end(run, "published")
     manifest = json.loads(await stack.objects.get(sealed.manifest_key))
     assert hashlib.blake2b(data, digest_size=32).hexdigest() in sealed.manifest_key
     assert (manifest["version"], manifest["parent"], manifest["source_order"]) == (2, 1, "2")
-    assert (manifest["rows"], manifest["documents"]) == (2, 1)
+    assert (manifest["statistics"]["rows"], manifest["statistics"]["documents"]) == (2, 1)
     assert manifest["merkle_root"] == published.merkle_root.hex()
     assert [(one["key"], one["object_version"]) for one in manifest["added"]] == [("a", "2")]
     assert [(one["key"], one["object_version"]) for one in manifest["removed"]] == [("b", "1")]

@@ -65,7 +65,7 @@ class QuarantineLine:
 
 @dataclass(frozen=True, slots=True)
 class VersionLine:
-    """A corpus version as listed."""
+    """A corpus version as listed. `kept` is False once retention has removed its rows: it can no longer be read."""
 
     version: int
     parent: int
@@ -76,6 +76,36 @@ class VersionLine:
     merkle_root: str
     source: str
     head: bool
+    note: str = ""
+    kept: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DiffLine:
+    """A document that two versions hold differently: `change` is added, removed or changed, read from the first to
+    the second; object versions are empty where a version does not hold it."""
+
+    document_id: str
+    source: str
+    key: str
+    change: str
+    before: str
+    after: str
+    chunks_before: int
+    chunks_after: int
+    chunks_shared: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDiff:
+    """What changed between two versions, as far as the asker may read the documents."""
+
+    before: int
+    after: int
+    added: int
+    removed: int
+    changed: int
+    items: Sequence[DiffLine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +130,11 @@ class Library(Protocol):
         self, tenant: str, corpus: str, asker: Asker, as_of: str | None, document: str
     ) -> DocumentDetail:
         """One document by its id, or `SOURCE:ID`."""
+
+    async def diff(
+        self, tenant: str, corpus: str, asker: Asker, before: str, after: str | None, limit: int
+    ) -> VersionDiff:
+        """What changed from version `before` to `after` (None is the head): exact counts, the first `limit` by key."""
 
     async def quarantine(self, tenant: str, corpus: str, after: str, limit: int) -> Page:
         """What is in quarantine."""

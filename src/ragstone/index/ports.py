@@ -11,9 +11,12 @@ import numpy.typing as npt
 
 from ragstone.index.records import (
     Change,
+    Collected,
     LiveDocument,
+    Origin,
     Outcome,
     Published,
+    Retention,
     Run,
     RunStart,
     RunState,
@@ -25,11 +28,19 @@ from ragstone.index.records import (
 class Runs(Protocol):
     """Opens and ends runs. Contract: tests/contract/test_store_contract.py."""
 
+    async def next_order(self, tenant: str, corpus: str, source: str, clock_us: int) -> str:
+        """A source order greater than every one given out for this source, and at least the clock's: a clock that
+        jumped back must not make a new scan look older than what is published. 20 digits."""
+
     async def begin(self, start: RunStart) -> Run:
-        """A new run that alone writes its source. Sweeps the rows of dead runs. Busy if another run holds it."""
+        """A new run, the only one of its scope on its source. Sweeps the rows of dead runs. Busy if another run
+        holds it, CheckRefused while the corpus is held after a rollback."""
 
     async def documents(self, run: Run) -> Mapping[str, LiveDocument]:
         """The live documents of the run's source, by key."""
+
+    async def withheld(self, run: Run) -> frozenset[str]:
+        """The keys of the run's source whose documents were deleted on purpose: a scan leaves them out."""
 
     async def end(self, run: Run, state: RunState) -> None:
         """Release the source; rows of a run that did not publish are swept.
@@ -50,12 +61,16 @@ class Staging(Protocol):
     async def stage(self, run: Run, batch: StagedBatch) -> None:
         """Write documents and rows in one transaction."""
 
-    async def segment(self, run: Run, span: range, postings: Iterable[tuple[str, int, bytes]]) -> None:
-        """Write one postings segment covering the seqs of `span`."""
+    async def segment(self, run: Run, spans: Sequence[range], postings: Iterable[tuple[str, int, bytes]]) -> None:
+        """Write one postings segment for the rows with the seqs of `spans`, which ascend."""
 
 
 class Publication(Protocol):
     """A publish under way, holding the corpus lock: everything in it becomes visible at once or not at all."""
+
+    @property
+    def origin(self) -> Origin:
+        """What the version comes from."""
 
     async def change(self) -> Change:
         """Compare the run with the head: what would change."""
@@ -75,6 +90,31 @@ class Publisher(Protocol):
 
     async def maintain(self, corpus_id: bytes, index_id: bytes) -> None:
         """Merge postings segments and keep the vector index in step with the rows; safe to leave out."""
+
+
+class History(Protocol):
+    """Moves the head without a run, and lets old versions go. Contract: tests/contract/test_history_contract.py.
+
+    Unknown corpora, versions and documents: NotFound; an ambiguous document: UsageError naming the candidates.
+    """
+
+    def rolling_back(self, tenant: str, corpus: str, to: str, note: str) -> AbstractAsyncContextManager[Publication]:
+        """A publish of what version `to` (a number or a time) held. Committing it sets the hold: until `resume`,
+        runs are refused, and runs that were under way may not publish afterwards either."""
+
+    async def resume(self, tenant: str, corpus: str) -> str:
+        """Lift the hold; what it said, "" when there was none."""
+
+    def deleting(self, tenant: str, corpus: str, document: str, note: str) -> AbstractAsyncContextManager[Publication]:
+        """A publish without one document, which is suppressed in every version when it commits or skips."""
+
+    async def restore(self, tenant: str, corpus: str, document: str) -> bool:
+        """Take a deletion back: old versions show the document again, the next ingest publishes it again. False
+        when it was not deleted."""
+
+    async def collect(self, corpus_id: bytes, retention: Retention, *, force: bool) -> Collected:
+        """Remove what no kept version holds: rows, vectors, postings, placements, texts. Without `force` only
+        when enough versions have expired to be worth it."""
 
 
 class EmbeddingCache(Protocol):

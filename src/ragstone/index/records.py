@@ -10,15 +10,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ragstone.core.errors import UsageError
+from ragstone.core.errors import CheckRefused, UsageError
 from ragstone.core.nouns import Recipe
 
 RunState = Literal["running", "published", "unchanged", "failed", "dead"]
+# A scan sees the whole source; changes are named documents of it. One of each may be under way at once.
+RunScope = Literal["scan", "changes"]
+VersionKind = Literal["ingest", "rollback", "delete", "repair"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunStart:
-    """What a run is opened with."""
+    """What a run is opened with. `kind` is the source's (folder, jsonl), `version_kind` that of what it publishes."""
 
     tenant: str
     corpus: str
@@ -27,6 +30,21 @@ class RunStart:
     kind: str
     recipe: Recipe
     source_order: str
+    scope: RunScope = "scan"
+    version_kind: VersionKind = "ingest"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a version comes from: what a manifest says of it beside what changed."""
+
+    kind: VersionKind
+    corpus_id: bytes
+    index_id: bytes
+    secret: bytes = field(repr=False)
+    source: str = ""
+    source_order: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +60,13 @@ class Run:
     recipe: Recipe
     source_order: str
     source: str
+    scope: RunScope = "scan"
+    kind: VersionKind = "ingest"
+
+    @property
+    def origin(self) -> Origin:
+        """What the version that this run publishes comes from."""
+        return Origin(self.kind, self.corpus_id, self.index_id, self.secret, self.source, self.source_order)
 
 
 def refuse_other_recipe(serving: bytes | None, index_id: bytes) -> None:
@@ -52,6 +77,16 @@ def refuse_other_recipe(serving: bytes | None, index_id: bytes) -> None:
             "the corpus is served by an index made with another recipe (embedder or chunking)",
             doing="opening or publishing a run",
             next_step="set [embedder] and [chunking] in ragstone.toml back, or ingest into another --corpus",
+        )
+
+
+def refuse_held(hold: str | None) -> None:
+    """CheckRefused while a corpus is held after a rollback: an ingest would publish again what was rolled back."""
+    if hold:
+        raise CheckRefused(
+            f"the corpus is held: {hold}",
+            doing="opening or publishing a run; nothing was changed",
+            next_step="mend the source, then let ingests publish again: ragstone versions resume",
         )
 
 
@@ -131,7 +166,12 @@ class QuarantineEntry:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the publish needs from the run beside the staged rows: deletions, faults, counts to hold it to."""
+    """What the publish needs from the run beside the staged rows: deletions, faults, counts to hold it to.
+
+    `replaces_quarantine` says that `quarantine` is all that is wrong with the source; else only entries of the
+    `examined` keys are replaced. `recount` makes the publish believe nothing that can be counted anew: every
+    Merkle bucket, the statistics, and open rows that no document places (a repair).
+    """
 
     deleted: tuple[bytes, ...]
     quarantine: tuple[QuarantineEntry, ...]
@@ -139,17 +179,21 @@ class Outcome:
     rows: int
     fields: Mapping[str, tuple[str, ...]]
     replaces_quarantine: bool = True
+    examined: tuple[str, ...] = ()
+    recount: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ChangedDocument:
-    """One line of a manifest."""
+    """One line of a manifest. `placed` stands for its rows in order with their spans and vectors
+    (`index.rows.placed_digest`)."""
 
     document_id: bytes
     key: str
     object_version: str
     leaf: bytes
     chunk_ids: tuple[bytes, ...]
+    placed: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +213,8 @@ class Change:
     """What a publish is about to do, read under the corpus lock.
 
     `leaves` holds the leaves, after the change, of every bucket that changes; `stale` names documents whose
-    staged version is not newer than what is published.
+    staged version is not newer than what is published. `norms` are the BM25 norms to take over (a rollback ranks
+    as the version it goes back to did), None to go on from those before.
     """
 
     version: int
@@ -185,11 +230,12 @@ class Change:
     joined_delta: int
     title_delta: int
     documents_after: int
+    norms: tuple[float, float] | None = None
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to publish."""
-        return not self.added and not self.removed
+        return not (self.added or self.removed or self.rows_opened or self.rows_closed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,3 +262,30 @@ class Published:
     rows_closed: int
     merkle_root: bytes
     maintenance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How many versions are kept, the head included; older ones cannot be read any more."""
+
+    versions: int = 100
+
+    def oldest(self, head: int) -> int:
+        """The oldest version that is kept."""
+        return max(1, head - max(1, self.versions) + 1)
+
+    def due(self, head: int, oldest_held: int) -> bool:
+        """Whether so many versions have expired that collecting them is worth it: a tenth of what is kept."""
+        return self.oldest(head) - oldest_held >= max(1, self.versions // 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a collection removed, and the oldest version that can still be read."""
+
+    oldest: int
+    versions: int = 0
+    rows: int = 0
+    documents: int = 0
+    texts: int = 0
+    postings: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,14 @@ def staged_document(run: Run, rows: DocumentRows, seqs: Mapping[bytes, int]) -> 
         placements=placements,
         reused=len(rows.row_ids) - len(rows.new),
     )
+
+
+def placed_digest(rows: Iterable[tuple[bytes, int, int, bytes]]) -> bytes:
+    """What stands for a document's rows where they are: (row id, span start, span end, vector hash) in order."""
+    parts: list[bytes | str] = []
+    for row_id, start, end, vector_hash in rows:
+        parts += [row_id, str(start), str(end), vector_hash]
+    return make_id("placed", *parts)
 
 
 def canonical(value: Any) -> str:

@@ -13,9 +13,10 @@ from ragstone.core.errors import RagstoneError
 from ragstone.core.ids import document_id
 from ragstone.core.ports import Embedder
 from ragstone.index import manifest
-from ragstone.index.ports import EmbeddingCache, ObjectStore, Publisher, Staging
+from ragstone.index.ports import EmbeddingCache, History, ObjectStore, Publication, Publisher, Staging
 from ragstone.index.postings import LexicalRow, SegmentBuilder
 from ragstone.index.records import (
+    Change,
     Outcome,
     Published,
     QuarantineEntry,
@@ -41,6 +42,7 @@ class Tally:
     embedded_tokens: int = 0
     cached: int = 0
     reused: int = 0
+    stale: tuple[str, ...] = ()
     fields: dict[str, set[str]] = field(default_factory=dict)
 
 
@@ -65,7 +67,7 @@ class Writer:
         self._embedder = embedder
         self._cache = cache
         self._segment = SegmentBuilder()
-        self._span: range | None = None
+        self._spans: list[range] = []
         self._writing: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
 
@@ -145,7 +147,7 @@ class Writer:
         for row in rows:
             self._segment.add(LexicalRow(row.seq, row.joined, row.title))
         if span:
-            self._span = range(self._span.start if self._span else span.start, span.stop)
+            self._spans.append(span)
         self._count(named, len(rows))
         if self._segment.postings >= SEGMENT_POSTINGS_MAX:
             await self._close_segment()
@@ -161,9 +163,9 @@ class Writer:
                 tally.fields.setdefault(name, set()).add(kind)
 
     async def _close_segment(self) -> None:
-        if self._segment.rows and self._span is not None:
-            await self._staging.segment(self._run, self._span, self._segment.packed())
-        self._segment, self._span = SegmentBuilder(), None
+        if self._segment.rows:
+            await self._staging.segment(self._run, self._spans, self._segment.packed())
+        self._segment, self._spans = SegmentBuilder(), []
 
 
 def _staged_row(seq: int, row: NewRow, vectors: Mapping[bytes, npt.NDArray[np.float16]]) -> StagedRow:
@@ -180,12 +182,9 @@ async def publish(
     quarantine: Sequence[QuarantineEntry],
     *,
     replaces_quarantine: bool,
+    examined: Sequence[str] = (),
 ) -> Published | None:
-    """Make the run's documents the next corpus version; None when nothing changed.
-
-    Gather under the lock, decide (seal), write the manifest, commit: a crash before the commit leaves the old
-    version, after it the new one; the manifest's name is its content, so a left-over harms nobody.
-    """
+    """Make the run's documents the next corpus version; None when nothing changed."""
     fields = {name: tuple(sorted(kinds)) for name, kinds in tally.fields.items()}
     outcome = Outcome(
         deleted=tuple(document_id(run.source_id, key) for key in deleted),
@@ -194,23 +193,50 @@ async def publish(
         rows=tally.rows,
         fields=fields,
         replaces_quarantine=replaces_quarantine,
+        examined=tuple(examined),
+        recount=run.kind == "repair",
     )
     async with publisher.publishing(run, outcome) as publication:
-        change = await publication.change()
-        if change.empty:
-            await publication.skip()
-            published = None
-        else:
-            sealed, data = manifest.seal(run, change, fields)
-            await objects.put(sealed.manifest_key, data)
-            published = await publication.commit(sealed)
+        change, published = await committed(publication, objects, fields)
+    tally.stale = change.stale
     warning = await maintained(publisher, run)
     return replace(published, maintenance=warning) if published else None
 
 
+async def committed(
+    publication: Publication, objects: ObjectStore, fields: Mapping[str, tuple[str, ...]]
+) -> tuple[Change, Published | None]:
+    """Gather under the lock, decide (seal), write the manifest, commit: a crash before the commit leaves the old
+    version, after it the new one; the manifest's name is its content, so a left-over harms nobody."""
+    change = await publication.change()
+    if change.empty:
+        await publication.skip()
+        return change, None
+    sealed, data = manifest.seal(publication.origin, change, fields)
+    await objects.put(sealed.manifest_key, data)
+    return change, await publication.commit(sealed)
+
+
+async def rollback(
+    history: History, objects: ObjectStore, tenant: str, corpus: str, to: str, note: str = ""
+) -> Published | None:
+    """Publish what version `to` (a number or a time) held, and hold the corpus until `resume`. None, and no hold,
+    when the head holds the same."""
+    async with history.rolling_back(tenant, corpus, to, note) as publication:
+        return (await committed(publication, objects, {}))[1]
+
+
+async def delete(
+    history: History, objects: ObjectStore, tenant: str, corpus: str, document: str, note: str = ""
+) -> Published | None:
+    """Suppress a document in every version and publish one without it; None when the head did not hold it."""
+    async with history.deleting(tenant, corpus, document, note) as publication:
+        return (await committed(publication, objects, {}))[1]
+
+
 async def maintained(publisher: Publisher, run: Run) -> str:
-    """Merge and index what has grown; what goes wrong is told, and made good by the next run: it changes how
-    rows are found, never which."""
+    """Merge and index what has grown, and let old versions go; what goes wrong is told, and made good by the next
+    run: it changes how rows are found, never which."""
     try:
         await publisher.maintain(run.corpus_id, run.index_id)
     except RagstoneError as error:

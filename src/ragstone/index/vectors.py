@@ -6,10 +6,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ragstone.core.ids import make_id
+
 
 def stored(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
     """What is kept of unit vectors."""
     return vectors.astype(np.float16)
+
+
+def vector_hash(vector: npt.NDArray[np.float16]) -> bytes:
+    """What the bytes of a kept vector hash to."""
+    return make_id("vector", vector.astype("<f2").tobytes())
 
 
 def cosines(vectors: npt.NDArray[np.float32], query: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ragstone.core.errors import CheckRefused, RagstoneError, Terminal
+from ragstone.core.errors import CheckRefused, RagstoneError, Terminal, UsageError
 from ragstone.ingest.records import Fault, Scan, SourceObject
 
 UNSUPPORTED = "unsupported_type"
@@ -13,34 +13,60 @@ UNSUPPORTED = "unsupported_type"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will do. `kept_back` counts deletions left undone as some record's id is unknown."""
+    """What a run will do. `kept_back` counts deletions left undone as some record's id is unknown, `withheld`
+    documents that were deleted on purpose and are left out although the source has them."""
 
     changed: tuple[SourceObject, ...]
     unchanged: int
     deleted: tuple[str, ...]
     faults: tuple[Fault, ...]
     kept_back: int
+    withheld: int = 0
 
 
-def make_plan(scan: Scan, published: Mapping[str, str]) -> Plan:
+def make_plan(
+    scan: Scan,
+    published: Mapping[str, str],
+    withheld: Collection[str] = (),
+    only: Collection[str] | None = None,
+    redo: Collection[str] = (),
+) -> Plan:
     """Compare a listing with the published object versions by key.
 
-    A key with a fault keeps its last good version.
+    A key with a fault keeps its last good version. `withheld` keys are left out, `only` bounds the plan to some
+    keys, `redo` takes keys for changed whatever their version says.
     """
-    changed = tuple(each for each in scan.objects if published.get(each.key) != each.object_version)
+    looked_at = [each for each in scan.objects if only is None or each.key in only]
+    wanted = [each for each in looked_at if each.key not in withheld]
+    changed = tuple(each for each in wanted if published.get(each.key) != each.object_version or each.key in redo)
     present = {each.key for each in scan.objects} | {fault.key for fault in scan.faults}
-    missing = tuple(sorted(key for key in published if key not in present))
+    missing = tuple(sorted(key for key in published if key not in present and (only is None or key in only)))
     unsure = any(not fault.identified for fault in scan.faults)
     return Plan(
         changed=changed,
-        unchanged=len(scan.objects) - len(changed),
+        unchanged=len(wanted) - len(changed),
         deleted=() if unsure else missing,
-        faults=scan.faults,
+        faults=tuple(fault for fault in scan.faults if only is None or fault.key in only),
         kept_back=len(missing) if unsure else 0,
+        withheld=len(looked_at) - len(wanted),
     )
 
 
-def guard(plan: Plan, scan: Scan, published: int, location: str, *, percent: float, allowed: bool) -> None:
+def unknown_keys(only: Collection[str], scan: Scan, published: Collection[str]) -> None:
+    """UsageError when a key to look at is neither in the source nor published."""
+    known = {each.key for each in scan.objects} | {fault.key for fault in scan.faults} | set(published)
+    missing = sorted(set(only) - known)
+    if missing:
+        raise UsageError(
+            f"neither the source nor the corpus knows {', '.join(map(repr, missing[:5]))}",
+            doing="ingesting some documents; nothing was changed",
+            next_step="name documents by their path below the source, as `ragstone documents list` shows them",
+        )
+
+
+def guard(
+    plan: Plan, scan: Scan, published: int, location: str, *, percent: float, allowed: bool, named: bool = False
+) -> None:
     """Refuse what an unmounted folder would do: CheckRefused for an empty source that has documents or too many
     deletions; Terminal for a source that has nothing at all, or nothing of a type that is read."""
     readable = scan.objects or any(fault.reason != UNSUPPORTED for fault in scan.faults)
@@ -52,7 +78,8 @@ def guard(plan: Plan, scan: Scan, published: int, location: str, *, percent: flo
         )
     if allowed or not plan.deleted:
         return
-    if not scan.objects or len(plan.deleted) > published * percent / 100:
+    # Documents that were named one by one may go, unless everything is gone.
+    if not scan.objects or (not named and len(plan.deleted) > published * percent / 100):
         raise too_many_deletions(location, len(plan.deleted), published)
 
 

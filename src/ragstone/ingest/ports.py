@@ -24,8 +24,9 @@ class SourceReader(Protocol):
     def location(self) -> str:
         """Where it is, absolute."""
 
-    async def scan(self) -> Scan:
-        """The whole listing."""
+    async def scan(self, order: str | None = None) -> Scan:
+        """The whole listing. `order` is the source order of objects that carry none of their own; None takes the
+        clock's."""
 
     async def read(self, listed: SourceObject) -> bytes:
         """The object's bytes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ragstone.index.listing import DocumentDetail, Page
+from ragstone.index.listing import DocumentDetail, Page, VersionDiff
 
 
 def documents_page(page: Page) -> str:
@@ -48,13 +48,27 @@ def quarantine_page(page: Page) -> str:
 
 def versions_page(page: Page) -> str:
     """Versions, newest first."""
-    lines = [f"{'version':>8} {'published':32} {'documents':>9} {'chunks':>8}  merkle root        source"]
+    lines = [f"{'version':>8} {'published':32} {'documents':>9} {'chunks':>8}  merkle root        from"]
     lines += [
-        f"{each.version:>7}{'*' if each.head else ' '} {each.published_at:32} {each.documents:>9} {each.rows:>8}"
-        f"  {each.merkle_root[:16]}…  {each.source}"
+        f"{each.version:>7}{'*' if each.head else ' ' if each.kept else '-'} {each.published_at:32}"
+        f" {each.documents:>9} {each.rows:>8}  {each.merkle_root[:16]}…  {each.source or each.note}"
         for each in page.items
     ]
-    return "\n".join([*lines, f"{len(page.items)} of {page.total} versions; * serves"])
+    gone = "; - no longer kept" if any(not each.kept for each in page.items) else ""
+    return "\n".join([*lines, f"{len(page.items)} of {page.total} versions; * serves{gone}"])
+
+
+def diff_page(diff: VersionDiff) -> str:
+    """What changed between two versions, a line a document."""
+    counts = f"{diff.added} documents added, {diff.removed} removed, {diff.changed} changed"
+    lines = [f"version {diff.before} to {diff.after}: {counts}"]
+    marks = {"added": "+", "removed": "-", "changed": "~"}
+    for each in diff.items:
+        chunks = f"{each.chunks_before} to {each.chunks_after} chunks, {each.chunks_shared} the same"
+        size = {"added": f"{each.chunks_after} chunks", "removed": f"{each.chunks_before} chunks"}
+        lines.append(f"  {marks[each.change]} {each.document_id}  ({size.get(each.change, chunks)})")
+    rest = diff.added + diff.removed + diff.changed - len(diff.items)
+    return "\n".join([*lines, *([f"  … and {rest} more"] if rest else [])])
 
 
 def traces_page(lines: list[dict[str, Any]]) -> str:

@@ -68,9 +68,9 @@ class FolderSource:
         """The absolute path."""
         return str(self._root / self._only if self._only else self._root)
 
-    async def scan(self) -> Scan:
+    async def scan(self, order: str | None = None) -> Scan:
         """Every usable file, hashed, and every one that is not usable, with the reason."""
-        listing = await asyncio.to_thread(self._scan)
+        listing = await asyncio.to_thread(self._scan, order)
         self._paths = listing.paths
         objects = sorted(listing.objects, key=lambda found: found.key)
         faults = sorted(listing.faults, key=lambda fault: (fault.key, fault.reason))
@@ -97,8 +97,8 @@ class FolderSource:
         except UsageError:
             return None
 
-    def _scan(self) -> _Listing:
-        listing = _Listing(scan_order())
+    def _scan(self, order: str | None = None) -> _Listing:
+        listing = _Listing(order or scan_order())
         for entry in self._entries(listing):
             _list_file(entry, self._root, listing, self._limits.bytes_max)
         return listing

@@ -81,9 +81,9 @@ class JsonlSource:
         """The absolute path."""
         return str(self._path)
 
-    async def scan(self) -> Scan:
+    async def scan(self, order: str | None = None) -> Scan:
         """Every record, and every line that is none, with the reason."""
-        listing = await asyncio.to_thread(self._scan)
+        listing = await asyncio.to_thread(self._scan, order)
         self._places = listing.places
         objects = sorted(listing.objects, key=lambda found: found.key)
         return Scan(tuple(objects), tuple(listing.faults), listing.order)
@@ -92,8 +92,8 @@ class JsonlSource:
         """The text of the record that was listed, or DocumentRejected `changed_during_run`."""
         return await asyncio.to_thread(self._read, listed)
 
-    def _scan(self) -> _Listing:
-        listing = _Listing(scan_order())
+    def _scan(self, order: str | None = None) -> _Listing:
+        listing = _Listing(order or scan_order())
         try:
             with self._path.open("rb") as file:
                 for number, offset, raw in _lines(file, self._limits.bytes_max):

@@ -26,14 +26,8 @@ class MemoryCatalog:
 
     async def view(self, tenant: str, corpus: str, as_of: str | None, asker: Asker) -> tuple[View, EmbeddingSpec]:
         """The corpus as it serves now, or as of a version number or an ISO time."""
-        found = self._state.corpora.get(corpus_id(tenant, corpus))
-        if found is None or not found.head:
-            raise NotFound(
-                f"corpus {corpus!r} has no documents" if found else f"unknown corpus {corpus!r}",
-                doing="reading the serving version",
-                next_step="ingest something first: ragstone ingest FOLDER",
-            )
-        version = _version(found, as_of)
+        found = self._state.serving(corpus_id(tenant, corpus), corpus)
+        version = kept_version(found, as_of)
         statistics = version.sealed.statistics
         view = View(
             corpus_id=found.corpus_id,
@@ -90,17 +84,21 @@ def _passage(corpus: Corpus, view: View, seq: int, one: Docversion) -> Passage:
     )
 
 
-def _version(corpus: Corpus, as_of: str | None) -> Version:
-    """The version that serves: the head, or the newest at or before what was asked."""
+def kept_version(corpus: Corpus, as_of: str | None) -> Version:
+    """The version that serves: the head, or the newest at or before what was asked. NotFound when there is none, or
+    retention has let it go."""
     if as_of is None:
         return corpus.versions[-1]
     if as_of.isdecimal():
         named = [one for one in corpus.versions if str(one.version) == (as_of.lstrip("0") or "0")]
     else:
         named = [one for one in corpus.versions if one.published_at <= _moment(as_of)]
-    if not named:
+    if not named or named[-1].collected:
+        oldest = next(one.version for one in corpus.versions if not one.collected)
         raise NotFound(
-            f"there is no version {as_of!r}; the newest is {corpus.head}",
+            f"version {named[-1].version} is no longer kept; the oldest that is is {oldest}"
+            if named
+            else f"there is no version {as_of!r}; the newest is {corpus.head}",
             doing="reading the version",
             next_step="see which there are: ragstone versions list",
         )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ragstone.index.bm25 import Mask, TermPostings
 from ragstone.index.postings import Postings, merge, unpack
+from ragstone.index.vectors import vector_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 OPEN = 2_147_483_647  # v_to of what is live at the head
 CAPACITY_MIN = 1024
+# Segments are rewritten without their dead rows when these are more than a fifth.
+DEAD_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Row:
     row_id: bytes
     chunk_id: bytes
     text_hash: bytes
+    vector_hash: bytes
     run_id: bytes
 
 
@@ -40,8 +44,13 @@ class Segment:
     """The postings that one run wrote at once, or that a merge made of several."""
 
     run_id: bytes
-    rows: int
+    spans: tuple[range, ...]
     terms: dict[str, Postings]
+
+    @property
+    def rows(self) -> int:
+        """How many rows it was written for."""
+        return sum(map(len, self.spans))
 
 
 @dataclass(slots=True)
@@ -75,7 +84,7 @@ class Index:
             self.vectors[row.seq] = wide
             self.lengths[row.seq] = np.linalg.norm(wide)
             self.terms[row.seq] = (row.joined.total(), row.title.total())
-            self.rows[row.seq] = Row(row.row_id, row.chunk_id, row.text_hash, run_id)
+            self.rows[row.seq] = Row(row.row_id, row.chunk_id, row.text_hash, vector_hash(row.vector), run_id)
 
     def _reserve(self, size: int) -> None:
         if size <= len(self.vectors):
@@ -85,11 +94,11 @@ class Index:
         self.lengths = np.concatenate([self.lengths, np.zeros(grown, np.float32)])
         self.terms = np.concatenate([self.terms, np.zeros((grown, 2), np.int64)])
 
-    def add_segment(self, run_id: bytes, rows: int, postings: Iterable[tuple[str, int, bytes]]) -> None:
+    def add_segment(self, run_id: bytes, spans: Iterable[range], postings: Iterable[tuple[str, int, bytes]]) -> None:
         """Keep one segment of packed postings."""
         self.next_segment += 1
         terms = {term: unpack(packed) for term, _, packed in postings}
-        self.segments[self.next_segment] = Segment(run_id, rows, terms)
+        self.segments[self.next_segment] = Segment(run_id, tuple(spans), terms)
 
     def sweep(self, run_id: bytes) -> None:
         """Drop the rows and postings of a run that did not publish."""
@@ -97,21 +106,42 @@ class Index:
         self.segments = {key: one for key, one in self.segments.items() if one.run_id != run_id}
 
     def merge_segments(self, published: frozenset[bytes], segments_max: int) -> None:
-        """Merge the smallest segments of published runs when there are more than `segments_max`."""
-        mine = [(one.rows, key) for key, one in self.segments.items() if one.run_id in published]
-        if len(mine) <= segments_max:
+        """Merge the smallest segments of published runs when there are more than `segments_max`, and rewrite every
+        one that has many dead rows."""
+        mine = sorted((one.rows, key) for key, one in self.segments.items() if one.run_id in published)
+        chosen = {key for rows, key in mine if rows - self._alive(key) > DEAD_SHARE * rows}
+        if len(mine) > segments_max:
+            chosen |= {key for _, key in mine[: len(mine) - segments_max // 2]}
+        if not chosen:
             return
-        chosen = [self.segments.pop(key) for _, key in sorted(mine)[: len(mine) - segments_max // 2]]
+        merged = [self.segments.pop(key) for key in sorted(chosen)]
         gathered: dict[str, list[Postings]] = {}
-        for segment in chosen:
+        for segment in merged:
             for term, piece in segment.terms.items():
                 gathered.setdefault(term, []).append(piece)
-        self.next_segment += 1
-        self.segments[self.next_segment] = Segment(
-            max(one.run_id for one in chosen),
-            sum(one.rows for one in chosen),
-            {term: merge(pieces) for term, pieces in gathered.items()},
-        )
+        alive = mask_of(np.fromiter(self.rows, np.int64, len(self.rows)), self.next_seq)
+        terms = {term: merge(pieces, alive) for term, pieces in gathered.items()}
+        seqs = sorted(seq for one in merged for span in one.spans for seq in span if seq in self.rows)
+        if seqs:
+            self.next_segment += 1
+            self.segments[self.next_segment] = Segment(
+                max(one.run_id for one in merged),
+                tuple(range(seq, seq + 1) for seq in seqs),
+                {term: piece for term, piece in terms.items() if len(piece.seqs)},
+            )
+
+    def _alive(self, segment: int) -> int:
+        return sum(seq in self.rows for span in self.segments[segment].spans for seq in span)
+
+    def collect(self, oldest: int, running: frozenset[bytes]) -> tuple[int, ...]:
+        """Remove rows that no version from `oldest` on holds, but for those of runs under way; which went."""
+        held = self.live_to > oldest
+        self.live_seq, self.live_from, self.live_to = self.live_seq[held], self.live_from[held], self.live_to[held]
+        kept = set(self.live_seq.tolist())
+        gone = tuple(seq for seq, row in self.rows.items() if seq not in kept and row.run_id not in running)
+        for seq in gone:
+            del self.rows[seq]
+        return gone
 
     def postings(self, terms: Iterable[tuple[str, int]]) -> tuple[TermPostings, ...]:
         """The postings of a question's terms, in the order of the segments."""

@@ -9,7 +9,7 @@ from ragstone.adapters.memory.columns import Index
 from ragstone.adapters.memory.state import Corpus, Docversion, RunLine, Source, State, now, seqs_of
 from ragstone.core.errors import Busy, UsageError
 from ragstone.core.ids import corpus_id, make_id, source_id
-from ragstone.index.records import LiveDocument, Run, RunStart, RunState, StagedBatch
+from ragstone.index.records import LiveDocument, Run, RunStart, RunState, StagedBatch, refuse_held
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,11 +21,20 @@ class MemoryRuns:
     def __init__(self, state: State) -> None:
         self._state = state
 
+    async def next_order(self, tenant: str, corpus: str, source: str, clock_us: int) -> str:
+        """A source order greater than every one given out for this source, and at least the clock's."""
+        ident = corpus_id(tenant, corpus)
+        known = self._state.corpora.get(ident)
+        line = known.sources.get(source_id(ident, source)) if known else None
+        if line is not None:
+            clock_us = line.last_order = max(line.last_order + 1, clock_us)
+        return f"{clock_us:020d}"
+
     async def begin(self, start: RunStart) -> Run:
-        """Hold the source, make sure corpus, source and index exist, sweep what dead runs left."""
+        """Hold the source for the scope, make sure corpus, source and index exist, sweep what dead runs left."""
         ident = corpus_id(start.tenant, start.corpus)
         source = source_id(ident, start.source)
-        if source in self._state.held:
+        if (source, start.scope) in self._state.held:
             raise Busy(
                 f"source {start.source!r} of corpus {start.corpus!r} is being ingested by another run",
                 doing="opening a run",
@@ -33,15 +42,18 @@ class MemoryRuns:
             )
         corpus = self._state.corpus_or_new(ident)
         index_id = start.recipe.index_id
+        refuse_held(corpus.hold)
         _agree(corpus, source, start)
-        corpus.sources.setdefault(source, Source(start.source, start.location))
+        line = corpus.sources.setdefault(source, Source(start.source, start.location))
+        if start.source_order.isdecimal():
+            line.last_order = max(line.last_order, int(start.source_order))
         corpus.indexes.setdefault(index_id, Index(start.recipe))
-        for run_id, line in corpus.runs.items():
-            if line.source_id == source and line.state == "running":
-                _sweep(corpus, run_id, "dead")
+        for dead, run in corpus.runs.items():
+            if (run.source_id, run.scope) == (source, start.scope) and run.state == "running":
+                sweep(corpus, dead, "dead")
         run_id = make_id("run", ident, source, start.source_order, os.urandom(16))
-        corpus.runs[run_id] = RunLine(source, index_id)
-        self._state.held[source] = run_id
+        corpus.runs[run_id] = RunLine(source, index_id, start.scope, corpus.head)
+        self._state.held[source, start.scope] = run_id
         return Run(
             run_id,
             ident,
@@ -52,6 +64,8 @@ class MemoryRuns:
             start.recipe,
             start.source_order,
             start.source,
+            start.scope,
+            start.version_kind,
         )
 
     async def documents(self, run: Run) -> Mapping[str, LiveDocument]:
@@ -71,16 +85,21 @@ class MemoryRuns:
                 )
         return found
 
+    async def withheld(self, run: Run) -> frozenset[str]:
+        """The keys of the run's source whose documents were deleted on purpose."""
+        documents = self._state.corpus(run.corpus_id).documents.values()
+        return frozenset(one.key for one in documents if one.source_id == run.source_id and one.suppressed)
+
     async def end(self, run: Run, state: RunState) -> None:
         """Release the source; rows of a run that did not publish are swept."""
         if state != "published":
-            _sweep(self._state.corpus(run.corpus_id), run.run_id, state)
+            sweep(self._state.corpus(run.corpus_id), run.run_id, state)
         self.abandon(run)
 
     def abandon(self, run: Run) -> None:
         """What the death of a run's process does: the source is free, the rows stay until the next run."""
-        if self._state.held.get(run.source_id) == run.run_id:
-            del self._state.held[run.source_id]
+        if self._state.held.get((run.source_id, run.scope)) == run.run_id:
+            del self._state.held[run.source_id, run.scope]
 
     async def reusable(self, run: Run, docversions: Sequence[bytes]) -> Mapping[bytes, int]:
         """Row id -> seq of the rows of the given live document versions."""
@@ -100,16 +119,16 @@ class MemoryRuns:
         corpus, index = self._state.corpus(run.corpus_id), self._index(run)
         index.add(batch.rows, run.run_id)
         for row in batch.rows:
-            corpus.texts.setdefault(row.text_hash, row.text)
+            corpus.texts[row.text_hash] = row.text
         for staged in batch.documents:
             corpus.document(staged, run.source_id)
             corpus.docversions[staged.docversion_id] = Docversion(staged, run.run_id, now(), seqs_of(staged))
             for place in staged.placements:
                 index.placed_in.setdefault(place.seq, []).append(staged.docversion_id)
 
-    async def segment(self, run: Run, span: range, postings: Iterable[tuple[str, int, bytes]]) -> None:
-        """Keep one postings segment covering the seqs of `span`."""
-        self._index(run).add_segment(run.run_id, len(span), postings)
+    async def segment(self, run: Run, spans: Sequence[range], postings: Iterable[tuple[str, int, bytes]]) -> None:
+        """Keep one postings segment for the rows with the seqs of `spans`."""
+        self._index(run).add_segment(run.run_id, spans, postings)
 
     def _index(self, run: Run) -> Index:
         return self._state.corpus(run.corpus_id).indexes[run.index_id]
@@ -131,7 +150,8 @@ def _agree(corpus: Corpus, source: bytes, start: RunStart) -> None:
         )
 
 
-def _sweep(corpus: Corpus, run_id: bytes, state: RunState) -> None:
+def sweep(corpus: Corpus, run_id: bytes, state: RunState) -> None:
+    """Remove what a run that did not publish has staged, and close it."""
     line = corpus.runs[run_id]
     index = corpus.indexes[line.index_id]
     index.sweep(run_id)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ragstone.core.ports import Seqs
-    from ragstone.index.records import QuarantineEntry, RunState, Sealed, StagedDocument
+    from ragstone.index.records import QuarantineEntry, RunScope, RunState, Sealed, StagedDocument, VersionKind
 
 EVERYBODY = frozenset({PUBLIC})
 
@@ -44,6 +44,8 @@ class Document:
     key: str
     acl: frozenset[str]
     suppressed: bool = False
+    # The source order of the deletion that removed it last: what was read before must not bring it back.
+    gone_order: str = ""
     memberships: list[Membership] = field(default_factory=list)
 
     def at(self, version: int) -> Membership | None:
@@ -80,26 +82,40 @@ class RunLine:
 
     source_id: bytes
     index_id: bytes
+    scope: RunScope = "scan"
+    base: int = 0
     state: RunState = "running"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Source:
-    """A source as first seen."""
+    """A source as first seen, and the greatest source order given out for it."""
 
     name: str
     location: str
+    last_order: int = 0
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """A quarantine entry, and the source order of what found it."""
+
+    entry: QuarantineEntry
+    order: str
+
+
+@dataclass(slots=True)
 class Version:
-    """A published version."""
+    """A published version; `collected` once retention has removed its rows."""
 
     version: int
     parent: int
     index_id: bytes
     sealed: Sealed
     published_at: datetime
+    kind: VersionKind = "ingest"
+    note: str = ""
+    collected: bool = False
 
 
 @dataclass(slots=True)
@@ -112,6 +128,7 @@ class Corpus:
     epoch: int = 0
     access: str = PUBLIC
     index_id: bytes | None = None
+    hold: str = ""
     sources: dict[bytes, Source] = field(default_factory=dict)
     documents: dict[bytes, Document] = field(default_factory=dict)
     by_key: dict[str, list[Document]] = field(default_factory=dict)
@@ -120,7 +137,7 @@ class Corpus:
     texts: dict[bytes, str] = field(default_factory=dict)
     runs: dict[bytes, RunLine] = field(default_factory=dict)
     versions: list[Version] = field(default_factory=list)
-    quarantine: dict[tuple[bytes, str], QuarantineEntry] = field(default_factory=dict)
+    quarantine: dict[tuple[bytes, str], Fault] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Whether some document is not for everybody; None until asked again after a change.
     restricted: bool | None = None
@@ -147,11 +164,14 @@ class Corpus:
             self.restricted = any(one.suppressed or one.acl != EVERYBODY for one in self.documents.values())
         return self.restricted or self.access != PUBLIC
 
-    def suppress(self, document_id: bytes) -> None:
-        """Hide a document from every version, at once."""
-        self.documents[document_id].suppressed = True
+    def suppress(self, document_id: bytes, *, hidden: bool = True) -> bool:
+        """Hide a document from every version at once, or show it again; whether that changed anything."""
+        document = self.documents[document_id]
+        changed = document.suppressed != hidden
+        document.suppressed = hidden
         self.restricted = None
-        self.epoch += 1
+        self.epoch += changed
+        return changed
 
 
 class State:
@@ -159,7 +179,7 @@ class State:
 
     def __init__(self, new_secret: Callable[[], bytes] | None = None) -> None:
         self.corpora: dict[bytes, Corpus] = {}
-        self.held: dict[bytes, bytes] = {}
+        self.held: dict[tuple[bytes, RunScope], bytes] = {}
         self._new_secret = new_secret or (lambda: os.urandom(32))
 
     def corpus(self, corpus_id: bytes) -> Corpus:
@@ -167,6 +187,17 @@ class State:
         found = self.corpora.get(corpus_id)
         if found is None:
             raise NotFound("unknown corpus", doing="reading the catalog", next_step="ingest something first")
+        return found
+
+    def serving(self, corpus_id: bytes, name: str) -> Corpus:
+        """A corpus with a version. NotFound."""
+        found = self.corpora.get(corpus_id)
+        if found is None or not found.head:
+            raise NotFound(
+                f"corpus {name!r} has no documents" if found else f"unknown corpus {name!r}",
+                doing="reading the serving version",
+                next_step="ingest something first: ragstone ingest FOLDER",
+            )
         return found
 
     def corpus_or_new(self, corpus_id: bytes) -> Corpus:

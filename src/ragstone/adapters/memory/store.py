@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from ragstone.adapters.memory.catalog import MemoryCatalog
 from ragstone.adapters.memory.engine import MemoryEngine
+from ragstone.adapters.memory.history import MemoryHistory
 from ragstone.adapters.memory.publish import MemoryPublisher
 from ragstone.adapters.memory.runs import MemoryRuns
 from ragstone.adapters.memory.state import State
 from ragstone.adapters.memory.stores import MemoryEmbeddingCache, MemoryEvidence, MemoryObjects
+from ragstone.index.records import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,10 +20,17 @@ if TYPE_CHECKING:
 class MemoryStore:
     """The memory adapters over one state. `new_secret` makes the Merkle key of a new corpus."""
 
-    def __init__(self, *, segments_max: int = 8, new_secret: Callable[[], bytes] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        segments_max: int = 8,
+        new_secret: Callable[[], bytes] | None = None,
+        retention: Retention = Retention(),  # noqa: B008 - frozen
+    ) -> None:
         self.state = State(new_secret)
         self.runs = MemoryRuns(self.state)
-        self.publisher = MemoryPublisher(self.state, segments_max=segments_max)
+        self.publisher = MemoryPublisher(self.state, segments_max=segments_max, retention=retention)
+        self.history = MemoryHistory(self.state)
         self.engine = MemoryEngine(self.state)
         self.catalog = MemoryCatalog(self.state)
         self.objects = MemoryObjects()

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ragstone.adapters.postgres.database import Connection, Database
+from ragstone.adapters.postgres.database import Connection, Database, fetch_one
 from ragstone.adapters.postgres.runs import acl_id
 from ragstone.core.deadline import Deadline
 from ragstone.core.errors import NotFound, UsageError
@@ -29,7 +29,7 @@ from corpus c where c.corpus_id = %(corpus)s
 VERSION = """
 select v.v, v.index_id, v.statistics, v.published_at, i.recipe->'embedding'
 from version v join index i on i.corpus_id = v.corpus_id and i.index_id = v.index_id
-where v.corpus_id = %(corpus)s and {which} order by v.v desc limit 1
+where v.corpus_id = %(corpus)s and v.v = %(at)s
 """
 PASSAGES = """
 select c.seq, c.chunk_id, s.name, d.key, v.title, t.body, p.span_start, p.span_end, p.heading_path, v.metadata,
@@ -122,18 +122,31 @@ def _passage(row: Any) -> Passage:
 
 async def _version(connection: Connection, names: dict[str, Any], head: int, as_of: str | None) -> Any:
     """The version row that serves: the head, or the newest at or before what was asked."""
-    which, names["at"] = "v.v = %(at)s", head
-    if as_of is not None:
-        names["at"] = as_of_value(as_of)
-        which = "v.v = %(at)s" if isinstance(names["at"], int) else "v.published_at <= %(at)s"
-    row = await (await connection.execute(VERSION.format(which=which), names)).fetchone()
-    if row is None:
+    names["at"] = head if as_of is None else (await kept_version(connection, names["corpus"], head, as_of))[0]
+    return await fetch_one(connection, VERSION, names)
+
+
+async def kept_version(connection: Connection, corpus: bytes, head: int, as_of: str) -> tuple[int, bytes]:
+    """The number and the index of the version that `as_of` means. NotFound when there is none, or retention has
+    let it go."""
+    at = as_of_value(as_of)
+    which = "v = %(at)s" if isinstance(at, int) else "published_at <= %(at)s"
+    cursor = await connection.execute(
+        "select v, index_id, collected_at is not null,"
+        " (select min(v) from version where corpus_id = %(corpus)s and collected_at is null)"
+        f" from version where corpus_id = %(corpus)s and {which} order by v desc limit 1",
+        {"corpus": corpus, "at": at},
+    )
+    row = await cursor.fetchone()
+    if row is None or row[2]:
         raise NotFound(
+            f"version {row[0]} is no longer kept; the oldest that is is {row[3]}" if row else
             f"there is no version {as_of!r}; the newest is {head}",
             doing="reading the version",
-            next_step="see which there are: ragstone versions list",
-        )
-    return row
+            next_step="see which there are: ragstone versions list"
+            + ("; [versions] keep says how many stay readable" if row else ""),
+        )  # fmt: skip
+    return int(row[0]), bytes(row[1])
 
 
 def as_of_value(as_of: str) -> int | datetime:

@@ -7,13 +7,22 @@ from typing import Any
 
 import msgspec
 
-from ragstone.adapters.postgres.catalog import as_of_value
+from ragstone.adapters.postgres.catalog import kept_version
 from ragstone.adapters.postgres.database import Connection, Database, fetch_one
 from ragstone.adapters.postgres.runs import OPEN
 from ragstone.core.errors import NotFound, UsageError
 from ragstone.core.ids import corpus_id
 from ragstone.core.nouns import Asker
-from ragstone.index.listing import ChunkLine, DocumentDetail, DocumentLine, Page, QuarantineLine, VersionLine
+from ragstone.index.listing import (
+    ChunkLine,
+    DiffLine,
+    DocumentDetail,
+    DocumentLine,
+    Page,
+    QuarantineLine,
+    VersionDiff,
+    VersionLine,
+)
 
 MEMBER = """
 m.corpus_id = %(corpus)s and m.v_from <= %(v)s and m.v_to > %(v)s and d.suppressed_at is null
@@ -91,11 +100,51 @@ from quarantine q join source s on s.corpus_id = q.corpus_id and s.source_id = q
 where q.corpus_id = %(corpus)s and q.dismissed_at is null
 """
 VERSIONS = """
-select v.v, v.parent, v.kind, v.published_at, v.statistics, v.merkle_root, coalesce(s.name, '') from version v
+select v.v, v.parent, v.kind, v.published_at, v.statistics, v.merkle_root, coalesce(s.name, ''), v.note,
+       v.collected_at is null
+from version v
 left join run r on r.corpus_id = v.corpus_id and r.run_id = v.run_id
 left join source s on s.corpus_id = v.corpus_id and s.source_id = r.source_id
 where v.corpus_id = %(corpus)s and v.v < %(before)s order by v.v desc limit %(limit)s
 """
+
+# Documents whose version differs, with how many rows each side has and how many they share.
+DIFFERS = """
+with a as (select document_id, docversion_id from membership
+           where corpus_id = %(corpus)s and v_from <= %(a)s and v_to > %(a)s),
+     b as (select document_id, docversion_id from membership
+           where corpus_id = %(corpus)s and v_from <= %(b)s and v_to > %(b)s),
+     differs as (
+       select d.document_id, d.key, s.name as source, a.docversion_id as old, b.docversion_id as new,
+              case when a.docversion_id is null then 'added' when b.docversion_id is null then 'removed'
+                   else 'changed' end as change
+       from a full join b on b.document_id = a.document_id
+       join document d on d.corpus_id = %(corpus)s and d.document_id = coalesce(a.document_id, b.document_id)
+       join source s on s.corpus_id = d.corpus_id and s.source_id = d.source_id
+       where a.docversion_id is distinct from b.docversion_id and d.suppressed_at is null
+         and d.acl_id in (select acl_id from acl where corpus_id = %(corpus)s and principals && %(principals)s)
+     )
+"""
+DIFF_COUNTS = DIFFERS + "select change, count(*) from differs group by change"
+DIFF_LINES = (
+    DIFFERS
+    + """
+select x.source, x.key, x.change, coalesce(o.object_version, ''), coalesce(n.object_version, ''),
+       (select count(*) from placement where corpus_id = %(corpus)s and docversion_id = x.old),
+       (select count(*) from placement where corpus_id = %(corpus)s and docversion_id = x.new),
+       (select count(*) from placement p join placement q on q.corpus_id = p.corpus_id and q.index_id = p.index_id
+               and q.seq = p.seq and q.docversion_id = x.new
+        where p.corpus_id = %(corpus)s and p.docversion_id = x.old),
+       exists (select 1 from document t join membership m on m.corpus_id = t.corpus_id
+               and m.document_id = t.document_id and (m.v_from <= %(a)s and m.v_to > %(a)s
+               or m.v_from <= %(b)s and m.v_to > %(b)s)
+               where t.corpus_id = %(corpus)s and t.key = x.key and t.document_id <> x.document_id)
+from differs x
+left join docversion o on o.corpus_id = %(corpus)s and o.docversion_id = x.old
+left join docversion n on n.corpus_id = %(corpus)s and n.docversion_id = x.new
+order by x.key collate "C", x.source collate "C" limit %(limit)s
+"""
+)
 
 
 class PostgresLibrary:
@@ -179,6 +228,20 @@ class PostgresLibrary:
         lines = [_version(row, head) for row in rows[:limit]]
         return Page(lines, int(total[0]) if total else 0, str(lines[-1].version) if len(rows) > limit else None)
 
+    async def diff(
+        self, tenant: str, corpus: str, asker: Asker, before: str, after: str | None, limit: int
+    ) -> VersionDiff:
+        """What changed from version `before` to `after` (None is the head)."""
+        async with self._database.transaction("comparing versions") as connection:
+            names = await _names(connection, tenant, corpus, asker, before)
+            names |= {"a": names["v"], "limit": limit}
+            names["b"] = (await _names(connection, tenant, corpus, asker, after))["v"]
+            counts = dict(await (await connection.execute(DIFF_COUNTS, names)).fetchall())
+            rows = await (await connection.execute(DIFF_LINES, names)).fetchall()
+        lines = [DiffLine(f"{r[0]}:{r[1]}" if r[8] else r[1], *r[:8]) for r in rows]
+        added, removed, changed = (counts.get(change, 0) for change in ("added", "removed", "changed"))
+        return VersionDiff(names["a"], names["b"], added, removed, changed, lines)
+
     async def source_documents(self, tenant: str, corpus: str, source: str) -> tuple[int, str]:
         """How many live documents a source has, and where it is; (0, "") for an unknown one."""
         sql = """
@@ -224,17 +287,7 @@ async def _names(connection: Connection, tenant: str, corpus: str, asker: Asker,
     names: dict[str, Any] = {"corpus": corpus_id(tenant, corpus), "principals": sorted(asker.principals)}
     head = names["v"] = await _known(connection, names, corpus)
     if as_of is not None:
-        at = as_of_value(as_of)
-        column = "v = %(at)s" if isinstance(at, int) else "published_at <= %(at)s"
-        sql = f"select max(v) from version where corpus_id = %(corpus)s and {column}"
-        row = await (await connection.execute(sql, {**names, "at": at})).fetchone()
-        if row is None or row[0] is None:
-            raise NotFound(
-                f"there is no version {as_of!r}; the newest is {head}",
-                doing="reading the version",
-                next_step="see which there are: ragstone versions list",
-            )
-        names["v"] = int(row[0])
+        names["v"] = (await kept_version(connection, names["corpus"], head, as_of))[0]
     return names
 
 
@@ -289,4 +342,6 @@ def _version(row: Any, head: int) -> VersionLine:
         merkle_root=bytes(row[5]).hex(),
         source=row[6],
         head=row[0] == head,
+        note=row[7],
+        kept=row[8],
     )

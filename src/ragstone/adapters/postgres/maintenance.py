@@ -9,12 +9,57 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ragstone.adapters.postgres.database import Connection, Database, fetch_one
 from ragstone.adapters.postgres.runs import copy_postings
 from ragstone.index.postings import merge, pack, unpack
 
 MAINTENANCE_LOCK = 0x7261_6773
 KNOWN_SHARE = 0.9
+# Segments are rewritten without their dead rows when these are more than a fifth.
+DEAD_SHARE = 0.2
+# So many terms are merged at a time: what is held in memory does not grow with the corpus's vocabulary.
+PAGE_TERMS = 2000
+
+# Segments of published runs, smallest first, with the rows they were written for and those that are still there.
+SEGMENTS = """
+select s.segment_id, s.n_rows,
+       (select count(*) from unnest(s.spans) span
+        join chunk c on c.corpus_id = s.corpus_id and c.index_id = s.index_id
+             and c.seq >= lower(span) and c.seq < upper(span))
+from segment s join run r on r.corpus_id = s.corpus_id and r.run_id = s.run_id
+where s.corpus_id = %s and s.index_id = %s and r.state = 'published' order by s.n_rows, s.segment_id
+"""
+ALIVE = """
+select max(s.seq_hi), coalesce((
+  select string_agg(int4send(c.seq), ''::bytea) from segment t, unnest(t.spans) span
+  join chunk c on c.corpus_id = %(corpus)s and c.index_id = %(index)s
+       and c.seq >= lower(span) and c.seq < upper(span)
+  where t.corpus_id = %(corpus)s and t.index_id = %(index)s and t.segment_id = any(%(chosen)s)), ''::bytea)
+from segment s where s.corpus_id = %(corpus)s and s.index_id = %(index)s and s.segment_id = any(%(chosen)s)
+"""
+# Whole terms: a term's pieces are merged together.
+PAGE = """
+select term, bytes from posting
+where corpus_id = %(corpus)s and index_id = %(index)s and segment_id = any(%(chosen)s)
+  and term > %(after)s and term <= coalesce((
+    select term from (select distinct term from posting where corpus_id = %(corpus)s and index_id = %(index)s
+                      and segment_id = any(%(chosen)s) and term > %(after)s order by term limit %(limit)s) t
+    order by term desc limit 1), '')
+order by term, segment_id
+"""
+REPLACE = """
+with old as (delete from segment where corpus_id = %(corpus)s and index_id = %(index)s
+             and segment_id = any(%(chosen)s) returning *),
+     kept as (select range_agg(int4range(c.seq, c.seq + 1)) as spans, count(*) as n from old, unnest(old.spans) span
+              join chunk c on c.corpus_id = %(corpus)s and c.index_id = %(index)s
+                   and c.seq >= lower(span) and c.seq < upper(span))
+insert into segment (corpus_id, index_id, segment_id, seq_lo, seq_hi, n_rows, run_id, spans)
+select %(corpus)s, %(index)s, %(new)s, lower(spans), upper(spans), n, (select run_id from old limit 1), spans from kept
+"""
+REMOVE = "delete from segment where corpus_id = %(corpus)s and index_id = %(index)s and segment_id = any(%(chosen)s)"
 
 
 async def maintain(database: Database, corpus: bytes, index: bytes, segments_max: int, ann_rows_min: int) -> None:
@@ -37,45 +82,48 @@ async def maintain(database: Database, corpus: bytes, index: bytes, segments_max
 
 
 async def _merge(connection: Connection, corpus: bytes, index: bytes, segments_max: int) -> None:
-    cursor = await connection.execute(
-        "select s.segment_id, s.n_rows from segment s join run r on r.corpus_id = s.corpus_id and r.run_id = s.run_id"
-        " where s.corpus_id = %s and s.index_id = %s and r.state = 'published' order by s.n_rows, s.segment_id",
-        (corpus, index),
-    )
+    """Make one segment of the smallest ones when there are too many, and of every one that has many dead rows."""
+    cursor = await connection.execute(SEGMENTS, (corpus, index))
     segments = await cursor.fetchall()
-    if len(segments) <= segments_max:
+    chosen = {row[0] for row in segments if row[1] - row[2] > DEAD_SHARE * row[1]}
+    if len(segments) > segments_max:
+        # The smallest ones down to half the bound: each row is rewritten a logarithmic number of times.
+        chosen |= {row[0] for row in segments[: len(segments) - segments_max // 2]}
+    if not chosen:
         return
-    # The smallest ones down to half the bound: each row is rewritten a logarithmic number of times.
-    chosen = [row[0] for row in segments[: len(segments) - segments_max // 2]]
     new = await fetch_one(
         connection,
         "update index set next_segment = next_segment + 1 where corpus_id = %s and index_id = %s"
         " returning next_segment",
         (corpus, index),
     )
-    cursor = await connection.execute(
-        "select term, bytes from posting where corpus_id = %s and index_id = %s and segment_id = any(%s)"
-        " order by term, segment_id",
-        (corpus, index, chosen),
-    )
-    merged = list(_merged(await cursor.fetchall()))
-    names = (corpus, index, chosen)
+    names = {"corpus": corpus, "index": index, "chosen": sorted(chosen), "new": new[0]}
+    alive = await _alive_rows(connection, names)
+    written, after = 0, ""
+    while page := await (await connection.execute(PAGE, names | {"after": after, "limit": PAGE_TERMS})).fetchall():
+        merged = [entry for entry in _merged(page, alive) if entry[1]]
+        written += len(merged)
+        await copy_postings(connection, corpus, index, new[0], merged)
+        after = page[-1][0]
     await connection.execute(
-        "delete from posting where corpus_id = %s and index_id = %s and segment_id = any(%s)", names
+        "delete from posting where corpus_id = %(corpus)s and index_id = %(index)s and segment_id = any(%(chosen)s)",
+        names,
     )
-    await connection.execute(
-        "with dead as (delete from segment where corpus_id = %s and index_id = %s and segment_id = any(%s) returning *)"
-        " insert into segment (corpus_id, index_id, segment_id, seq_lo, seq_hi, n_rows, run_id)"
-        " select corpus_id, index_id, %s, min(seq_lo), max(seq_hi), sum(n_rows), (array_agg(run_id))[1]"
-        " from dead group by 1, 2",
-        (*names, new[0]),
-    )
-    await copy_postings(connection, corpus, index, new[0], merged)
+    await connection.execute(REPLACE if written else REMOVE, names)
 
 
-def _merged(rows: list[Any]) -> Iterator[tuple[str, int, bytes]]:
+async def _alive_rows(connection: Connection, names: dict[str, Any]) -> npt.NDArray[np.bool_]:
+    """`alive[seq]`: whether a row of the chosen segments is still there."""
+    row = await fetch_one(connection, ALIVE, names)
+    seqs = np.frombuffer(row[1], dtype=">i4").astype(np.int64)
+    alive = np.zeros(int(row[0]), dtype=np.bool_)
+    alive[seqs] = True
+    return alive
+
+
+def _merged(rows: list[Any], alive: npt.NDArray[np.bool_]) -> Iterator[tuple[str, int, bytes]]:
     for term, group in groupby(rows, key=lambda row: row[0]):
-        whole = merge([unpack(row[1]) for row in group])
+        whole = merge([unpack(row[1]) for row in group], alive)
         yield term, len(whole.seqs), pack(whole)
 
 

@@ -20,15 +20,19 @@ from ragstone.core.nouns import PUBLIC
 from ragstone.index.records import (
     LiveDocument,
     Run,
+    RunScope,
     RunStart,
     RunState,
     StagedBatch,
     StagedDocument,
     StagedRow,
+    refuse_held,
     refuse_other_recipe,
 )
+from ragstone.index.vectors import vector_hash
 
 OPEN = 2147483647  # v_to of what is live at the head
+BIGINT_MAX = 2**63 - 1
 LEASE_S = 3600
 
 SWEEP = """
@@ -54,9 +58,9 @@ def acl_id(principals: Iterable[str]) -> bytes:
     return make_id("acl", *sorted(set(principals)))
 
 
-def lock_key(source: bytes) -> int:
-    """The advisory lock of a source, a signed 64-bit number."""
-    return int.from_bytes(source[:8], "big", signed=True)
+def lock_key(source: bytes, scope: RunScope = "scan") -> int:
+    """The advisory lock of a source for a scope, a signed 64-bit number."""
+    return int.from_bytes(source[:8] if scope == "scan" else source[8:], "big", signed=True)
 
 
 def halfvec_bytes(vectors: npt.NDArray[np.float16]) -> list[bytes]:
@@ -72,8 +76,20 @@ class PostgresRuns:
         self._database = database
         self._locks: dict[bytes, Connection] = {}
 
+    async def next_order(self, tenant: str, corpus: str, source: str, clock_us: int) -> str:
+        """A source order greater than every one given out for this source, and at least the clock's."""
+        ident = corpus_id(tenant, corpus)
+        async with self._database.connection("reading the clock of a source") as connection:
+            cursor = await connection.execute(
+                "update source set last_order = greatest(last_order + 1, %s) where corpus_id = %s and source_id = %s"
+                " returning last_order",
+                (clock_us, ident, source_id(ident, source)),
+            )
+            row = await cursor.fetchone()
+        return f"{int(row[0]) if row else clock_us:020d}"
+
     async def begin(self, start: RunStart) -> Run:
-        """Lock the source, make sure corpus, source and index exist, sweep what dead runs left."""
+        """Lock the source for the scope, make sure corpus, source and index exist, sweep what dead runs left."""
         corpus = corpus_id(start.tenant, start.corpus)
         source = source_id(corpus, start.source)
         lock = await self._database.dedicated()
@@ -83,20 +99,23 @@ class PostgresRuns:
                 secret, index, base = await self._corpus(connection, corpus, start)
                 await self._source(connection, corpus, source, start)
                 run_id = make_id("run", corpus, source, start.source_order, os.urandom(16))
-                await self._sweep_dead(connection, corpus, source)
+                await self._sweep_dead(connection, corpus, source, start.scope)
                 await connection.execute(
-                    "insert into run (corpus_id, run_id, source_id, index_id, base_v, lease_until, state)"
-                    " values (%s, %s, %s, %s, %s, now() + make_interval(secs => %s), 'running')",
-                    (corpus, run_id, source, index, base, LEASE_S),
+                    "insert into run (corpus_id, run_id, source_id, index_id, base_v, lease_until, state, scope)"
+                    " values (%s, %s, %s, %s, %s, now() + make_interval(secs => %s), 'running', %s)",
+                    (corpus, run_id, source, index, base, LEASE_S, start.scope),
                 )
         except BaseException:
             await _release(lock)
             raise
         self._locks[run_id] = lock
-        return Run(run_id, corpus, source, index, base, secret, start.recipe, start.source_order, start.source)
+        order, scope = start.source_order, start.scope
+        return Run(
+            run_id, corpus, source, index, base, secret, start.recipe, order, start.source, scope, start.version_kind
+        )
 
     async def _lock(self, lock: Connection, source: bytes, start: RunStart) -> None:
-        got = await fetch_one(lock, "select pg_try_advisory_lock(%s)", (lock_key(source),))
+        got = await fetch_one(lock, "select pg_try_advisory_lock(%s)", (lock_key(source, start.scope),))
         if not got[0]:
             raise Busy(
                 f"source {start.source!r} of corpus {start.corpus!r} is being ingested by another run",
@@ -111,9 +130,10 @@ class PostgresRuns:
             (corpus, start.tenant, start.corpus, os.urandom(32)),
         )
         row = await fetch_one(
-            connection, "select secret, index_id, head from corpus where corpus_id = %s for update", (corpus,)
+            connection, "select secret, index_id, head, hold from corpus where corpus_id = %s for update", (corpus,)
         )
         refuse_other_recipe(row[1], index)
+        refuse_held(row[3])
         recipe = json.loads(msgspec.json.encode(start.recipe))
         await connection.execute(
             "insert into index (corpus_id, index_id, recipe) values (%s, %s, %s::jsonb) on conflict do nothing",
@@ -135,6 +155,11 @@ class PostgresRuns:
             " where d.corpus_id = s.corpus_id and d.source_id = s.source_id)",
             (start.location, start.kind, corpus, source, start.location),
         )
+        if start.source_order.isdecimal():
+            await connection.execute(
+                "update source set last_order = greatest(last_order, %s) where corpus_id = %s and source_id = %s",
+                (min(int(start.source_order), BIGINT_MAX), corpus, source),
+            )
         row = await fetch_one(
             connection, "select location from source where corpus_id = %s and source_id = %s", (corpus, source)
         )
@@ -145,24 +170,16 @@ class PostgresRuns:
                 next_step="give the other place a name of its own: --source NAME",
             )
 
-    async def _sweep_dead(self, connection: Connection, corpus: bytes, source: bytes) -> None:
+    async def _sweep_dead(self, connection: Connection, corpus: bytes, source: bytes, scope: RunScope) -> None:
         # We hold the source's lock: whatever still says `running` belongs to a process that is gone. The row lock
         # waits for a write of it that is under way; every later one is refused.
         cursor = await connection.execute(
-            "select run_id from run where corpus_id = %s and source_id = %s and state = 'running' for update",
-            (corpus, source),
+            "select run_id from run where corpus_id = %s and source_id = %s and scope = %s and state = 'running'"
+            " for update",
+            (corpus, source, scope),
         )
         for (run_id,) in await cursor.fetchall():
-            await self._sweep(connection, corpus, run_id, "dead")
-
-    async def _sweep(self, connection: Connection, corpus: bytes, run_id: bytes, state: str) -> None:
-        names = {"corpus": corpus, "run": run_id}
-        for sql in (SWEEP, SWEEP_PLACEMENT, SWEEP_DOCVERSION, SWEEP_POSTING, SWEEP_SEGMENT):
-            await connection.execute(sql, names)
-        await connection.execute(
-            "update run set state = %s, ended_at = clock_timestamp() where corpus_id = %s and run_id = %s",
-            (state, corpus, run_id),
-        )
+            await sweep(connection, corpus, run_id, "dead")
 
     async def documents(self, run: Run) -> Mapping[str, LiveDocument]:
         """The live documents of the run's source, by key."""
@@ -177,6 +194,15 @@ class PostgresRuns:
             cursor = await connection.execute(sql, (OPEN, run.corpus_id, run.source_id))
             return {row[0]: LiveDocument(row[1], row[2], row[0], row[3], row[4]) for row in await cursor.fetchall()}
 
+    async def withheld(self, run: Run) -> frozenset[str]:
+        """The keys of the run's source whose documents were deleted on purpose."""
+        async with self._database.connection("reading deleted documents") as connection:
+            cursor = await connection.execute(
+                "select key from document where corpus_id = %s and source_id = %s and suppressed_at is not null",
+                (run.corpus_id, run.source_id),
+            )
+            return frozenset(row[0] for row in await cursor.fetchall())
+
     async def end(self, run: Run, state: RunState) -> None:
         """Release the source; rows of a run that did not publish are swept."""
         lock = self._locks.pop(run.run_id, None)
@@ -189,7 +215,7 @@ class PostgresRuns:
                         (run.corpus_id, run.run_id),
                     )
                     if await running.fetchone():
-                        await self._sweep(connection, run.corpus_id, run.run_id, state)
+                        await sweep(connection, run.corpus_id, run.run_id, state)
         finally:
             if lock is not None:
                 await _release(lock)
@@ -234,18 +260,24 @@ class PostgresRuns:
 
     async def _write_rows(self, connection: Connection, run: Run, rows: Sequence[StagedRow]) -> None:
         await connection.execute(
-            "insert into text (corpus_id, text_hash, body, tokens)"
-            " select %s, * from unnest(%s::bytea[], %s::text[], %s::int[]) order by 2 on conflict do nothing",
+            # A text is what its hash names: one that was damaged in place is put right by the next that has it.
+            "insert into text as t (corpus_id, text_hash, body, tokens)"
+            " select distinct on (h) %s, h, b, n from unnest(%s::bytea[], %s::text[], %s::int[]) w(h, b, n) order by h"
+            " on conflict (corpus_id, text_hash) do update set body = excluded.body, tokens = excluded.tokens"
+            " where (t.body, t.tokens) is distinct from (excluded.body, excluded.tokens)",
             (run.corpus_id, [r.text_hash for r in rows], [r.text for r in rows], [r.tokens for r in rows]),
         )
-        columns = "corpus_id, index_id, seq, row_id, chunk_id, text_hash, joined_terms, title_terms, run_id"
-        kinds = ["bytea", "bytea", "int4", "bytea", "bytea", "bytea", "int4", "int4", "bytea"]
+        columns = (
+            "corpus_id, index_id, seq, row_id, chunk_id, text_hash, joined_terms, title_terms, run_id, vector_hash"
+        )
+        kinds = ["bytea", "bytea", "int4", "bytea", "bytea", "bytea", "int4", "int4", "bytea", "bytea"]
         async with connection.cursor().copy(f"copy chunk ({columns}) from stdin (format binary)") as copy:
             copy.set_types(kinds)
             for r in rows:
                 lengths = (r.joined.total(), r.title.total())
                 ids = (r.row_id, r.chunk_id, r.text_hash)
-                await copy.write_row((run.corpus_id, run.index_id, r.seq, *ids, *lengths, run.run_id))
+                digest = vector_hash(r.vector)
+                await copy.write_row((run.corpus_id, run.index_id, r.seq, *ids, *lengths, run.run_id, digest))
         packed = halfvec_bytes(np.stack([r.vector for r in rows]))
         target = "copy vector (corpus_id, index_id, seq, embedding) from stdin (format binary)"
         async with connection.cursor().copy(target) as copy:
@@ -293,8 +325,8 @@ class PostgresRuns:
                     where = (p.seq, p.ordinal, p.start, p.end, list(p.heading_path))
                     await copy.write_row((run.corpus_id, d.docversion_id, run.index_id, *where))
 
-    async def segment(self, run: Run, span: range, postings: Iterable[tuple[str, int, bytes]]) -> None:
-        """Write one postings segment covering the seqs of `span`."""
+    async def segment(self, run: Run, spans: Sequence[range], postings: Iterable[tuple[str, int, bytes]]) -> None:
+        """Write one postings segment for the rows with the seqs of `spans`."""
         async with self._database.transaction("writing postings") as connection:
             await _alive(connection, run)
             row = await fetch_one(
@@ -304,11 +336,23 @@ class PostgresRuns:
                 (run.corpus_id, run.index_id),
             )
             await connection.execute(
-                "insert into segment (corpus_id, index_id, segment_id, seq_lo, seq_hi, n_rows, run_id)"
-                " values (%s, %s, %s, %s, %s, %s, %s)",
-                (run.corpus_id, run.index_id, row[0], span.start, span.stop, len(span), run.run_id),
-            )
+                "insert into segment (corpus_id, index_id, segment_id, seq_lo, seq_hi, n_rows, run_id, spans)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s::int4multirange)",
+                (run.corpus_id, run.index_id, row[0], spans[0].start, spans[-1].stop, sum(map(len, spans)),
+                 run.run_id, multirange(spans)),
+            )  # fmt: skip
             await copy_postings(connection, run.corpus_id, run.index_id, row[0], postings)
+
+
+async def sweep(connection: Connection, corpus: bytes, run_id: bytes, state: RunState) -> None:
+    """Remove what a run that did not publish has staged, and close it."""
+    names = {"corpus": corpus, "run": run_id}
+    for sql in (SWEEP, SWEEP_PLACEMENT, SWEEP_DOCVERSION, SWEEP_POSTING, SWEEP_SEGMENT):
+        await connection.execute(sql, names)
+    await connection.execute(
+        "update run set state = %s, ended_at = clock_timestamp() where corpus_id = %s and run_id = %s",
+        (state, corpus, run_id),
+    )
 
 
 async def _release(lock: Connection) -> None:
@@ -327,6 +371,11 @@ async def _alive(connection: Connection, run: Run, lock: Literal["share", "updat
     )
     if await cursor.fetchone() is None:
         raise Busy("another run took this source over", doing="writing rows", next_step="run the same command again")
+
+
+def multirange(spans: Sequence[range]) -> str:
+    """PostgreSQL's spelling of an int4multirange."""
+    return "{" + ",".join(f"[{span.start},{span.stop})" for span in spans) + "}"
 
 
 async def copy_postings(

@@ -1,4 +1,4 @@
-"""`ragstone documents list|show|quarantine`."""
+"""`ragstone documents list|show|quarantine|delete`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from ragstone.observe.lists import document_page, documents_page, quarantine_pag
 if TYPE_CHECKING:
     from ragstone.adapters.postgres.library import PostgresLibrary
     from ragstone.bootstrap import System
+    from ragstone.index.records import Published
 
 LIMIT_MAX = 1000
-LATER = ("delete", "erase", "redrive")
+LATER = ("erase", "redrive")
 
 
 class Documents(click.Group):
@@ -99,6 +100,41 @@ def quarantine(ctx: click.Context, limit: int, cursor: str, corpus: str, as_json
     """List what could not be used, why, and what to do."""
     page = _listing(ctx, lambda library: library.quarantine(TENANT, corpus, cursor, limit))
     _show(page, quarantine_page, as_json=as_json)
+
+
+@documents.command()
+@click.argument("document")
+@click.option("--undo", is_flag=True, help="Take the deletion back.")
+@click.option("--note", default="", help="Why: kept with the version.")
+@corpus_option
+@json_option
+@click.pass_context
+@guarded
+def delete(ctx: click.Context, document: str, undo: bool, note: str, corpus: str, as_json: bool) -> None:
+    """Take DOCUMENT (its id, or SOURCE:ID) out of every answer, of old versions too, at once.
+
+    It stays out though its source still has it, until --undo: then old versions show it again, and the next ingest
+    publishes it again.
+    """
+
+    async def work(system: System) -> Published | bool | None:
+        from ragstone.index.stage import delete as remove  # noqa: PLC0415 - a help page needs none of it
+
+        history = await system.history()
+        if undo:
+            return await history.restore(TENANT, corpus, document)
+        return await remove(history, system.objects, TENANT, corpus, document, note)
+
+    done = with_system(ctx, work)
+    version = None if done is None or isinstance(done, bool) else done.version
+    if as_json:
+        echo_json({"corpus": corpus, "document_id": document, "deleted": not undo, "corpus_version": version})
+    elif undo:
+        said = "is shown again; the next ingest publishes it again" if done else "was not deleted"
+        echo(f"{document} {said}.")
+    else:
+        where = f"version {version} is without it" if version else "the version that serves did not hold it"
+        echo(f"{document} is out of every answer; {where}. Take it back with --undo.")
 
 
 def _listing(ctx: click.Context, read: Callable[[PostgresLibrary], Awaitable[Any]]) -> Any:

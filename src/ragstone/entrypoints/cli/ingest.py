@@ -26,6 +26,7 @@ SHOWN_QUARANTINE = 10
 @click.argument("source")
 @click.option("--source", "name", default=None, metavar="NAME", help="The source's name (default: last part of path).")
 @click.option("--allow-delete", is_flag=True, help="Let this run delete more than the guard allows.")
+@click.option("--only", multiple=True, metavar="DOCUMENT", help="Look at this document alone (repeatable).")
 @click.option("--schema", default=None, hidden=True)
 @click.option("--estimate", is_flag=True, hidden=True)
 @corpus_option
@@ -37,6 +38,7 @@ def ingest(
     source: str,
     name: str | None,
     allow_delete: bool,
+    only: tuple[str, ...],
     schema: str | None,
     estimate: bool,
     corpus: str,
@@ -44,7 +46,9 @@ def ingest(
 ) -> None:
     """Make the corpus equal to SOURCE: a folder, a .jsonl file, or one document.
 
-    An unchanged source embeds nothing and publishes no version. Exit 5: something went to quarantine.
+    An unchanged source embeds nothing and publishes no version. With --only, some documents are brought up to date
+    by their path below SOURCE, beside an ingest of the whole that may be under way. Exit 5: something went to
+    quarantine.
     """
     if schema or estimate:
         raise click.UsageError("--schema and --estimate come in a later release")
@@ -56,7 +60,8 @@ def ingest(
         reader = await _open(system, source, name, corpus)
         parts = await system.ingest_parts()
         kind = "jsonl" if source.endswith(".jsonl") else "folder"
-        request = flow.IngestRequest(reader, TENANT, corpus, name or reader.name, kind, allow_delete)
+        chosen = frozenset(only) if only else None
+        request = flow.IngestRequest(reader, TENANT, corpus, name or reader.name, kind, allow_delete, chosen)
         try:
             return await flow.ingest(parts, request, progress)
         finally:
@@ -106,6 +111,8 @@ def as_document(report: IngestReport) -> dict[str, Any]:
             "unchanged": report.unchanged,
             "deleted": report.deleted,
             "kept_back": report.kept_back,
+            "stale": len(tally.stale),
+            "withheld": report.withheld,
             "quarantined": len(report.quarantined),
             "left_out": dict(report.left_out),
         },
@@ -128,12 +135,16 @@ def as_text(report: IngestReport) -> str:
             f"Version {published.version} of corpus {report.corpus!r}: {published.added} documents added or changed,"
             f" {published.removed} removed, {published.rows} chunks live."
         )
-        if published.stale:
-            lines.append(f"Left as they are, newer ones are published: {', '.join(published.stale[:5])}")
         if published.maintenance:
             lines.append(f"Published, but the index was not tended, the next run will: {published.maintenance}")
+    elif tally.stale:
+        lines.append(f"No new version of corpus {report.corpus!r}.")
     else:
         lines.append(f"Nothing changed in {report.source!r}: no new version, nothing embedded.")
+    if tally.stale:
+        lines.append(f"Left as they are, newer ones are published: {', '.join(tally.stale[:5])}")
+    if report.withheld:
+        lines.append(f"Left out, deleted with `ragstone documents delete`: {report.withheld} documents.")
     lines.append(
         f"{report.scanned} documents scanned: {tally.documents} read, {report.unchanged} unchanged,"
         f" {len(report.quarantined)} refused; {tally.embedded} chunks embedded,"

@@ -14,8 +14,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("questions:ask", "Answer a question from the documents, with citations and reasons."),
     "search": ("questions:search", "Find passages, each with the reasons it was chosen."),
     "ingest": ("ingest:ingest", "Make the corpus equal to a folder or a .jsonl file."),
-    "documents": ("documents:documents", "List and show documents, and what is in quarantine."),
-    "versions": ("versions:versions", "List the versions of the corpus."),
+    "documents": ("documents:documents", "List, show and delete documents, and what is in quarantine."),
+    "versions": ("versions:versions", "List and compare versions of the corpus, and roll back."),
+    "index": ("index:index", "Remove what no kept version holds."),
     "eval": ("evaluation:evaluation", "Measure retrieval against judged questions."),
     "trace": ("trace:trace", "Show the evidence behind an answer or a search."),
     "models": ("models:models", "List, fetch and verify model weights."),
@@ -24,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 # Named in the interface, built later: they answer exit 2 and say so, and `--help` leaves them out.
 LATER = (
-    "why-not", "audit", "index", "profile", "prompt", "route", "release", "tune", "replay", "vitals", "cost",
+    "why-not", "audit", "profile", "prompt", "route", "release", "tune", "replay", "vitals", "cost",
     "backup", "restore", "rig",
 )  # fmt: skip
 

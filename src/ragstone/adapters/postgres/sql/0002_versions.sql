@@ -13,3 +13,16 @@ alter table version add column note text not null default '';      -- why, for a
 alter table version add column collected_at timestamptz;           -- its rows were removed by retention
 alter table version add column checkpoint_key text;                -- a manifest that lists everything, not a delta
 alter table version add column checkpoint_digest bytea;
+
+-- What the bytes of a row's vector hash to, as it was written (null in rows written by schema 1).
+alter table chunk add column vector_hash bytea;
+
+-- The source order of what found the fault: an older scan must not take a newer entry away.
+alter table quarantine add column source_order text not null default '';
+
+create index chunk_text on chunk (corpus_id, text_hash);
+
+-- Exactly which seqs a segment was written for: runs interleave, so seq_lo and seq_hi hold rows of others.
+alter table segment add column spans int4multirange;
+update segment set spans = int4multirange(int4range(seq_lo, seq_hi));
+alter table segment alter column spans set not null;
