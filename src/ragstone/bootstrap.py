@@ -32,12 +32,14 @@ from ragstone.retrieve.stage import Retriever
 from ragstone.settings import Settings, model_cache
 
 if TYPE_CHECKING:
+    from ragstone.adapters.postgres.catalog import PostgresCatalog
     from ragstone.adapters.postgres.database import Database
     from ragstone.adapters.postgres.embedded import EmbeddedPostgres
     from ragstone.adapters.postgres.engine import PostgresEngine
-    from ragstone.adapters.postgres.history import PostgresHistory
     from ragstone.adapters.postgres.evidence_store import PostgresEvidence
+    from ragstone.adapters.postgres.history import PostgresHistory
     from ragstone.adapters.postgres.library import PostgresLibrary
+    from ragstone.adapters.postgres.lost_documents import PostgresWhereabouts
 
 HASH = "hash"
 One = TypeVar("One")
@@ -271,6 +273,18 @@ class System:
         answer = self.settings.answer
         fitted, _ = calibration_of(model)
         return ExtractionSettings(fitted, answer.threshold or fitted.threshold, answer.sentences_max)
+
+    async def catalog(self) -> PostgresCatalog:
+        """Views and passages, without an embedder."""
+        from ragstone.adapters.postgres.catalog import PostgresCatalog  # noqa: PLC0415 - as above
+
+        return PostgresCatalog(await self.database())
+
+    async def whereabouts(self) -> PostgresWhereabouts:
+        """Where a document is that a question did not find."""
+        from ragstone.adapters.postgres.lost_documents import PostgresWhereabouts  # noqa: PLC0415 - as above
+
+        return PostgresWhereabouts(await self.database())
 
     async def library(self) -> PostgresLibrary:
         """Listings from the catalog."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,8 +18,10 @@ from ragstone.adapters.postgres.embedding_cache import PostgresEmbeddingCache
 from ragstone.adapters.postgres.engine import PostgresEngine
 from ragstone.adapters.postgres.evidence_store import PostgresEvidence
 from ragstone.adapters.postgres.history import PostgresHistory
+from ragstone.adapters.postgres.library import PostgresLibrary
 from ragstone.adapters.postgres.publish import PostgresPublisher
 from ragstone.adapters.postgres.runs import PostgresRuns
+from ragstone.index.postings import unpack
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,43 +29,60 @@ if TYPE_CHECKING:
     from ragstone.index.records import Run
 
 
-def postgres_stack(database: Database) -> Stack:
-    runs = PostgresRuns(database)
+class PostgresProbe:
+    """What a test must see and do beside the ports."""
 
-    async def kill(run: Run) -> None:
-        await runs._locks.pop(run.run_id).close()
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.runs = PostgresRuns(database)
 
-    async def sql(query: str, *params: Any) -> list[Any]:
-        async with database.connection("testing") as connection:
+    async def kill(self, run: Run) -> None:
+        await self.runs._locks.pop(run.run_id).close()
+
+    async def sql(self, query: str, *params: Any) -> list[Any]:
+        async with self.database.connection("testing") as connection:
             cursor = await connection.execute(query, params)
             return await cursor.fetchall() if cursor.description else []
 
-    async def suppress(corpus: bytes, document: bytes) -> None:
-        await sql(
+    async def suppress(self, corpus: bytes, document: bytes) -> None:
+        await self.sql(
             "update document set suppressed_at = now() where corpus_id = %s and document_id = %s",
             corpus,
             document,
         )
-        await sql("update corpus set epoch = epoch + 1 where corpus_id = %s", corpus)
+        await self.sql("update corpus set epoch = epoch + 1 where corpus_id = %s", corpus)
 
-    async def quarantine(corpus: bytes) -> list[tuple[Any, ...]]:
-        return await sql("select key, object_version, reason from quarantine where corpus_id = %s order by key", corpus)
+    async def quarantine(self, corpus: bytes) -> list[tuple[Any, ...]]:
+        return await self.sql(
+            "select key, object_version, reason from quarantine where corpus_id = %s order by key", corpus
+        )
 
-    async def rows(corpus: bytes) -> int:
-        return (await sql("select count(*) from chunk where corpus_id = %s", corpus))[0][0]
+    async def rows(self, corpus: bytes) -> int:
+        return (await self.sql("select count(*) from chunk where corpus_id = %s", corpus))[0][0]
 
-    async def statistics(corpus: bytes, version: int) -> dict[str, Any]:
-        return (await sql("select statistics from version where corpus_id = %s and v = %s", corpus, version))[0][0]
+    async def statistics(self, corpus: bytes, version: int) -> dict[str, Any]:
+        return (await self.sql("select statistics from version where corpus_id = %s and v = %s", corpus, version))[0][0]
 
-    async def segments(corpus: bytes) -> int:
-        return (await sql("select count(*) from segment where corpus_id = %s", corpus))[0][0]
+    async def segments(self, corpus: bytes) -> int:
+        return (await self.sql("select count(*) from segment where corpus_id = %s", corpus))[0][0]
 
-    async def set_secret(corpus: bytes, secret: bytes) -> None:
-        await sql("update corpus set secret = %s where corpus_id = %s", secret, corpus)
+    async def set_secret(self, corpus: bytes, secret: bytes) -> None:
+        await self.sql("update corpus set secret = %s where corpus_id = %s", secret, corpus)
 
+    async def posted(self, corpus: bytes) -> set[int]:
+        packed = await self.sql("select bytes from posting where corpus_id = %s", corpus)
+        return {seq for (each,) in packed for seq in unpack(each).seqs.tolist()}
+
+    async def postdate(self, corpus: bytes, version: int) -> None:
+        later = "update version set published_at = published_at + interval '1 day' where corpus_id = %s and v = %s"
+        await self.sql(later, corpus, version)
+
+
+def postgres_stack(database: Database) -> Stack:
+    probe = PostgresProbe(database)
     return Stack(
         name="postgres",
-        runs=runs,
+        runs=probe.runs,
         publisher=PostgresPublisher(database),
         history=PostgresHistory(database),
         objects=MemoryObjects(),
@@ -70,13 +90,15 @@ def postgres_stack(database: Database) -> Stack:
         catalog=PostgresCatalog(database),
         evidence=PostgresEvidence(database),
         cache=lambda corpus: PostgresEmbeddingCache(database, corpus),
-        kill=kill,
-        suppress=suppress,
-        quarantine=quarantine,
-        rows=rows,
-        statistics=statistics,
-        set_secret=set_secret,
-        segments=segments,
+        kill=probe.kill,
+        suppress=probe.suppress,
+        quarantine=probe.quarantine,
+        rows=probe.rows,
+        statistics=probe.statistics,
+        set_secret=probe.set_secret,
+        segments=probe.segments,
+        posted=probe.posted,
+        postdate=probe.postdate,
     )
 
 
@@ -103,6 +125,13 @@ def memory_stack(store: MemoryStore) -> Stack:
     async def segments(corpus: bytes) -> int:
         return sum(len(index.segments) for index in store.state.corpus(corpus).indexes.values())
 
+    async def posted(corpus: bytes) -> set[int]:
+        held = [one for index in store.state.corpus(corpus).indexes.values() for one in index.segments.values()]
+        return {seq for one in held for piece in one.terms.values() for seq in piece.seqs.tolist()}
+
+    async def postdate(corpus: bytes, version: int) -> None:
+        store.state.corpus(corpus).versions[version - 1].published_at += timedelta(days=1)
+
     return Stack(
         name="memory",
         runs=store.runs,
@@ -120,6 +149,8 @@ def memory_stack(store: MemoryStore) -> Stack:
         statistics=statistics,
         set_secret=set_secret,
         segments=segments,
+        posted=posted,
+        postdate=postdate,
     )
 
 
@@ -134,6 +165,11 @@ async def database(dsn: str) -> AsyncIterator[Database]:
 @pytest.fixture(scope="session")
 def postgres(database: Database) -> Stack:
     return postgres_stack(database)
+
+
+@pytest.fixture(scope="session")
+def library(database: Database) -> PostgresLibrary:
+    return PostgresLibrary(database)
 
 
 @pytest.fixture(scope="session")

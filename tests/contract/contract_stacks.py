@@ -61,6 +61,9 @@ class Stack:
     statistics: Callable[[bytes, int], Awaitable[dict[str, Any]]]
     segments: Callable[[bytes], Awaitable[int]]
     set_secret: Callable[[bytes, bytes], Awaitable[None]]
+    # Every seq that some posting names, and a version that was published a day from now.
+    posted: Callable[[bytes], Awaitable[set[int]]]
+    postdate: Callable[[bytes, int], Awaitable[None]]
 
     async def view(self, corpus: str, as_of: str | None = None, asker: str | None = None) -> View:
         found, _ = await self.catalog.view(TENANT, corpus, as_of, Asker.of(asker))

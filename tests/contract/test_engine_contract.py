@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import pytest_asyncio
+from contract_situations import DOCUMENTS, SITUATIONS
 from contract_stacks import (
     LEGS,
     Ingest,
@@ -32,9 +32,7 @@ from ragstone.core.tokens import analyze
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-DOCUMENTS = random_documents(seed=7, count=100)
 FILTER = 'year >= 2008 and lang = "en"'
-CORPUS = fresh("random")
 HARMLESS = [
     "'; drop table ragstone.chunk; --",
     "oak & (river | !moss) <-> bell:*",
@@ -45,22 +43,19 @@ HARMLESS = [
 EMPTY = ["", "   \n\t", "the of and", "?!…", "\U0001faa8"]
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def twins(memory: Stack, postgres: Stack) -> tuple[tuple[Stack, View], tuple[Stack, View]]:
-    """The same random corpus of 300 rows in both engines: 20 documents replaced and 10 deleted after the first."""
-    changed = [replace(one, object_version="2", source_order="2") for one in random_documents(seed=8, count=20)]
-    views = []
-    for stack in (memory, postgres):
-        await Ingest(CORPUS, DOCUMENTS).into(stack)
-        gone = [f"d{number:04d}" for number in range(90, 100)]
-        await Ingest(CORPUS, changed, deleted=gone, order="2").into(stack)
-        views.append((stack, await stack.view(CORPUS)))
-    return views[0], views[1]
+@pytest_asyncio.fixture(scope="session", loop_scope="session", params=SITUATIONS)
+async def twins(
+    request: pytest.FixtureRequest, memory: Stack, postgres: Stack
+) -> tuple[tuple[Stack, View], tuple[Stack, View]]:
+    """The same random corpus of 270 rows in both engines, come to in one of several ways."""
+    corpus = fresh(request.param)
+    left, right = [(each, await SITUATIONS[request.param](each, corpus)) for each in (memory, postgres)]
+    return left, right
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def random_view(stack: Stack, twins: object) -> View:
-    return await stack.view(CORPUS)
+@pytest.fixture(scope="session")
+def random_view(stack: Stack, twins: tuple[tuple[Stack, View], tuple[Stack, View]]) -> View:
+    return next(view for each, view in twins if each is stack)
 
 
 @pytest.mark.parametrize("filters", [None, FILTER])
@@ -194,11 +189,11 @@ async def test_at_most_depth_hits_cross_the_port(twins):
 async def test_query_syntax_is_harmless(stack, random_view, question):
     """SQL, search syntax and placeholders in a question are words, and words only."""
     query = await ask(question)
-    before = random_view.rows
     for hits in await legs(stack, random_view, query, 10):
         scores = await stack.engine.score(random_view, query, hits.seqs, soon())
         assert len(scores.chunk_ids) == len(hits.seqs)
-    assert (await stack.view(CORPUS)).rows == before
+    every = await stack.engine.search(random_view, "dense", query, None, 1000, soon())
+    assert len(every.seqs) == random_view.rows
 
 
 @pytest.mark.parametrize("question", EMPTY)

@@ -15,7 +15,7 @@ from ragstone.index.records import Collected, Origin, Retention
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from ragstone.adapters.memory.state import Corpus, Docversion, Document, Membership, State, Version
+    from ragstone.adapters.memory.state import Corpus, Document, Docversion, Membership, State, Version
 
 
 class MemoryHistory:

@@ -92,8 +92,10 @@ class MemoryRuns:
 
     async def end(self, run: Run, state: RunState) -> None:
         """Release the source; rows of a run that did not publish are swept."""
-        if state != "published":
-            sweep(self._state.corpus(run.corpus_id), run.run_id, state)
+        corpus = self._state.corpus(run.corpus_id)
+        # Stopped between commit and end, a run has published whatever its process believes.
+        if state != "published" and corpus.runs[run.run_id].state == "running":
+            sweep(corpus, run.run_id, state)
         self.abandon(run)
 
     def abandon(self, run: Run) -> None:

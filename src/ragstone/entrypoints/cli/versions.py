@@ -110,8 +110,8 @@ def rollback(ctx: click.Context, to: str, note: str, corpus: str, as_json: bool)
         })  # fmt: skip
     elif published:
         echo(
-            f"Version {published.version} of corpus {corpus!r} holds what version {to} held: {published.added} documents"
-            f" restored, {published.removed} removed.\n"
+            f"Version {published.version} of corpus {corpus!r} holds what version {to} held:"
+            f" {published.added} documents restored, {published.removed} removed.\n"
             "Ingests are refused until: ragstone versions resume"
         )
     else:
