@@ -39,14 +39,15 @@ def percentiles(times: Sequence[dict[str, float]]) -> dict[str, dict[str, float]
     return table
 
 
-def evaluation_system(state: Path, model: str) -> System:
-    """A system over a state directory of its own."""
-    settings, _ = load(None, {**os.environ, "RAGSTONE_HOME": str(state), "RAGSTONE_EMBEDDER_MODEL": model})
+def evaluation_system(state: Path, model: str, **more: str) -> System:
+    """A system over a state directory of its own; `more` are settings by the names they have in the environment."""
+    names = {**os.environ, "RAGSTONE_HOME": str(state), "RAGSTONE_EMBEDDER_MODEL": model, **more}
+    settings, _ = load(None, names)
     return System(settings, os.environ)
 
 
-async def ingest_into(system: System, location: str, corpus: str) -> IngestReport:
+async def ingest_into(system: System, location: str, corpus: str, *, allow_delete: bool = False) -> IngestReport:
     """Ingest a folder or a .jsonl into a corpus of its own."""
     reader = system.source(location)
-    request = IngestRequest(reader, "default", corpus, reader.name, "folder")
+    request = IngestRequest(reader, "default", corpus, reader.name, "folder", allow_delete)
     return await ingest(await system.ingest_parts(), request)

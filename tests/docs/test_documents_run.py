@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 JOURNEYS = {
     "first hour": ("README.md", "docs/how-to/filter.md", "docs/how-to/read-a-trace.md"),
     "tutorial": ("docs/tutorial.md",),
+    "versions": ("docs/how-to/ask-the-past.md", "docs/how-to/roll-back.md"),
 }
 MODEL = "bge-small-en-v1.5-int8"
 PATIENCE_S = 300
