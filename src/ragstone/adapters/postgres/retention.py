@@ -89,6 +89,10 @@ async def _under_way(connection: Connection, corpus: bytes) -> list[int]:
     for run_id, source, scope, base in await cursor.fetchall():
         free = await fetch_one(connection, "select pg_try_advisory_xact_lock(%s)", (lock_key(bytes(source), scope),))
         if free[0]:
+            # Waits for a write of it that is under way; every later one is refused.
+            await connection.execute(
+                "select 1 from run where corpus_id = %s and run_id = %s for update", (corpus, run_id)
+            )
             await sweep(connection, corpus, run_id, "dead")
         else:
             began.append(int(base))
