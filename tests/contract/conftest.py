@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from contract_stacks import Stack
 
+from ragstone.adapters.memory.engine import MemoryEngine
 from ragstone.adapters.memory.store import MemoryStore
 from ragstone.adapters.memory.stores import MemoryObjects
 from ragstone.adapters.postgres.catalog import PostgresCatalog
@@ -87,6 +88,7 @@ def postgres_stack(database: Database) -> Stack:
         history=PostgresHistory(database),
         objects=MemoryObjects(),
         engine=PostgresEngine(database),
+        new_engine=lambda: PostgresEngine(database),
         catalog=PostgresCatalog(database),
         evidence=PostgresEvidence(database),
         cache=lambda corpus: PostgresEmbeddingCache(database, corpus),
@@ -139,6 +141,7 @@ def memory_stack(store: MemoryStore) -> Stack:
         history=store.history,
         objects=store.objects,
         engine=store.engine,
+        new_engine=lambda: MemoryEngine(store.state),
         catalog=store.catalog,
         evidence=store.evidence,
         cache=store.cache,

@@ -166,6 +166,17 @@ async def test_one_run_of_each_scope(stack, corpus):
     assert set(await held(stack, corpus)) == {"a", "b", "c", "e"}
 
 
+async def test_a_lost_run_publishes_no_deletion(stack, corpus):
+    """A run that was taken for dead has nothing that counting would miss when it only deletes: it is told all the
+    same."""
+    asleep = await scan(stack, corpus, "9").begin(deleted=["a", "b"])
+    await stack.kill(asleep.run)
+    await (await scan(stack, corpus, "3").begin(document("a", "river", version="3"))).publish()
+    with pytest.raises(Busy, match="took this source over"):
+        await asleep.publish()
+    assert await held(stack, corpus) == {"a": "3", "b": "1"}
+
+
 async def test_quarantine_follows_what_is_newer(stack, corpus):
     """An old scan neither takes away what a newer change found, nor complains of what it mended."""
     slow = await scan(stack, corpus, "2").begin(document("b", "moss", version="2"), faults=[fault("a", "2")])
