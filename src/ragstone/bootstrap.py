@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from ragstone.adapters.postgres.engine import PostgresEngine
     from ragstone.adapters.postgres.evidence_store import PostgresEvidence
     from ragstone.adapters.postgres.history import PostgresHistory
+    from ragstone.adapters.postgres.inspection import PostgresInspector
     from ragstone.adapters.postgres.library import PostgresLibrary
     from ragstone.adapters.postgres.lost_documents import PostgresWhereabouts
+    from ragstone.adapters.postgres.repair import PostgresMender
 
 HASH = "hash"
 One = TypeVar("One")
@@ -209,6 +211,18 @@ class System:
         collected = await PostgresHistory(database).collect(corpus, retention, force=True)
         await PostgresPublisher(database, retention=retention).tend(corpus)
         return collected
+
+    async def inspector(self) -> PostgresInspector:
+        """What an audit reads."""
+        from ragstone.adapters.postgres.inspection import PostgresInspector  # noqa: PLC0415 - as above
+
+        return PostgresInspector(await self.database())
+
+    async def mender(self) -> PostgresMender:
+        """What a repair writes in place."""
+        from ragstone.adapters.postgres.repair import PostgresMender  # noqa: PLC0415 - as above
+
+        return PostgresMender(await self.database())
 
     async def history(self) -> PostgresHistory:
         """Rollback, deletion, retention."""

@@ -32,9 +32,16 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 # Pages that a reader follows one after the other, in one folder.
 JOURNEYS = {
-    "first hour": ("README.md", "docs/how-to/filter.md", "docs/how-to/read-a-trace.md"),
+    "first hour": (
+        "README.md",
+        "docs/how-to/filter.md",
+        "docs/how-to/read-a-trace.md",
+        "docs/how-to/find-a-lost-document.md",
+        "docs/how-to/repeat-an-answer.md",
+    ),
     "tutorial": ("docs/tutorial.md",),
     "versions": ("docs/how-to/ask-the-past.md", "docs/how-to/roll-back.md"),
+    "audit": ("docs/how-to/prove-the-index.md",),
 }
 MODEL = "bge-small-en-v1.5-int8"
 PATIENCE_S = 300

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PAGES = (
-    "", "ask", "search", "ingest", "documents", "documents list", "documents show", "documents quarantine", "versions",
+    "", "ask", "search", "why-not", "replay", "ingest", "documents", "documents list", "documents show", "documents quarantine", "versions",
     "versions list", "eval", "eval retrieval", "trace", "trace show", "trace list", "models", "models list",
     "models fetch", "models verify", "doctor", "up",
 )  # fmt: skip
@@ -92,7 +92,7 @@ def test_errors_of_usage_are_documents_too(cli):
     for words in (
         ("ask",),
         ("search", "x", "--nope"),
-        ("why-not", "x", "y"),
+        ("rig", "x", "y"),
         ("ingest", "x", "--schema", "y"),
         ("nope",),
     ):

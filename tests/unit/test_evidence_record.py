@@ -10,6 +10,8 @@ import pytest
 
 from ragstone.core.errors import RagstoneError
 from ragstone.core.evidence import SCHEMA, EvidenceText, decode, encode
+from ragstone.evaluate.replay import ERASED, replay
+from ragstone.evaluate.replay_answer import NOT_RECORDED
 from ragstone.observe.page import answer_page, search_page, trace_page
 
 # Committed once; a change of the code that cannot read it is a change of the schema and needs an upcaster.
@@ -55,12 +57,21 @@ def test_fields_of_a_newer_program_are_ignored():
     assert decode(json.dumps(more)) == decode(BODY)
 
 
-@pytest.mark.parametrize("schema", [0, SCHEMA + 1, "1", None, 1.5])
+@pytest.mark.parametrize("schema", [0, SCHEMA + 1, "1", None, 1.5, True, False])
 def test_an_unknown_schema_is_refused(schema):
     """A schema that this program does not know is refused with a next step, never misread."""
     with pytest.raises(RagstoneError, match=r"evidence schema .* is not one of 1 to") as refused:
         decode(json.dumps(GOLDEN["record"] | {"schema": schema}))
     assert refused.value.next_step
+
+
+def test_a_golden_record_is_decided_again():
+    """The golden record is decided again bit for bit, with its words and without; that the first records do not hold
+    the fitted numbers of the answerer is said."""
+    for again, more in ((replay(decode(BODY, WORDS), WORDS), ()), (replay(decode(BODY)), (ERASED,))):
+        assert again.decided == ("legs", "fusion", "selection", "context", "answer")
+        assert again.differences == ()
+        assert again.notes == (NOT_RECORDED, *more)
 
 
 def test_a_golden_record_as_a_page():

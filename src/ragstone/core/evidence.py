@@ -138,7 +138,8 @@ class Degraded(msgspec.Struct):
 
 
 class Evidence(msgspec.Struct, omit_defaults=False):
-    """The record behind one answer or one search."""
+    """The record behind one answer or one search. `epoch` is the corpus's count of changes of access and
+    suppression when it was read: as long as it stands, the asker may see the same rows."""
 
     id: str
     kind: str
@@ -161,6 +162,7 @@ class Evidence(msgspec.Struct, omit_defaults=False):
     made_by: dict[str, str]
     profile: dict[str, Any]
     error: dict[str, str] | None = None
+    epoch: int | None = None
     schema: int = SCHEMA
 
 
@@ -216,7 +218,8 @@ def decode(body: bytes | str, words: EvidenceText | None = None) -> Evidence:
 def upcast(raw: dict[str, Any]) -> dict[str, Any]:
     """Lift a record to the current schema, one step at a time."""
     schema = raw.get("schema")
-    if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+    # A boolean is an int in Python, and no schema.
+    if isinstance(schema, bool) or not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
         raise IntegrityError(
             f"evidence schema {schema!r} is not one of 1 to {SCHEMA}",
             doing="reading evidence",

@@ -1,65 +1,106 @@
-"""`replay`: fusion, selection, context and answer are decided again from the recorded candidates, by the very
-functions that decided them, and must come out equal to the last bit."""
+"""`replay`: legs' lists, fusion, selection, context and answer are decided again from the recorded numbers, by the
+very functions that decided them, and must come out equal to the last bit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ragstone.core.evidence import AnswerRecord, CandidateColumns, Evidence, RetrievalRecord
-from ragstone.core.ports import Query, RowScores
-from ragstone.generate.calibration import Calibration
-from ragstone.generate.choice import Choice, ExtractionSettings, choose
-from ragstone.generate.extract import Scored, passage_gap, unit_score
-from ragstone.generate.ports import Grounds
-from ragstone.generate.units import Unit
-from ragstone.retrieve.fusion import fuse
+from ragstone.core.errors import IntegrityError
+from ragstone.core.evidence import CandidateColumns, Evidence, EvidenceText, LegRecord, RetrievalRecord
+from ragstone.core.ports import RowScores
+from ragstone.evaluate.replay_answer import answer_again
+from ragstone.evaluate.replay_record import Difference, Replay
+from ragstone.retrieve.fusion import LEGS, fuse
 from ragstone.retrieve.profile import Profile
 from ragstone.retrieve.selection import Selected, select
 
-NO_TERMS: frozenset[str] = frozenset()
+# The database finds the nearest rows in single precision: what is nearer to the cut than this may be on either side.
+CUT_TOLERANCE = 1e-6
+EXACT_PATHS = ("postings", "exact")
+ERASED = "its words were erased: the quotes were not held to the passages"
+HIT_FIELDS = ("rank", "candidate", "chunk_id")
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One thing that came out otherwise: where, what was recorded, what was decided now."""
+def replay(record: Evidence, words: EvidenceText | None = None) -> Replay:
+    """Decide a record again, with its words where they are still kept: then the quotes are held to the passages.
 
-    where: str
-    recorded: Any
-    replayed: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """What was decided again, and every difference; equal when there is none."""
-
-    decided: tuple[str, ...]
-    differences: tuple[Difference, ...]
-
-    @property
-    def equal(self) -> bool:
-        """Whether every decision came out the same."""
-        return not self.differences
-
-
-def replay(record: Evidence) -> Replay:
-    """Decide a record again. A record of a failure has nothing to decide."""
+    A record of a failure has nothing to decide. IntegrityError for a record that is not whole.
+    """
     if record.error is not None:
         return Replay((), ())
-    differences = [*_fusion(record.retrieval, record.profile)]
-    decided = ["fusion", "selection", "context"]
+    try:
+        return _replay(record, words)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # A record comes from outside: columns of unequal length or a name that is missing are its fault, not ours.
+        raise IntegrityError(
+            f"the record {record.id} is not whole: {error or type(error).__name__}",
+            doing="deciding it again",
+            next_step=f"look at what it holds: ragstone trace show {record.id} --json",
+        ) from None
+
+
+def is_exact(path: str) -> bool:
+    """Whether a leg that took this path misses no row."""
+    return path.startswith(EXACT_PATHS)
+
+
+def _replay(record: Evidence, words: EvidenceText | None) -> Replay:
+    retrieval, notes = record.retrieval, []
+    again = _selected(retrieval, record.profile)
+    differences = [
+        *_legs(retrieval, record.profile),
+        *_fusion(retrieval, again),
+        *_page(retrieval, again),
+    ]
+    decided = ["legs", "fusion", "selection", "context"]
     if record.answer is not None:
+        found, note = answer_again(record, words)
         decided.append("answer")
-        differences += _answer(record.answer, record.retrieval)
-    return Replay(tuple(decided), tuple(differences))
+        differences += found
+        notes += [note] if note else []
+        notes += [] if words else [ERASED]
+    return Replay(tuple(decided), tuple(differences), tuple(notes))
 
 
-def _fusion(recorded: RetrievalRecord, profile: dict[str, Any]) -> Iterator[Difference]:
+def _legs(recorded: RetrievalRecord, profile: dict[str, Any]) -> Iterator[Difference]:
+    """Every leg's list: the best scores first, none left out by a path that misses none, no longer than allowed."""
+    if sorted(leg.name for leg in recorded.legs) != sorted(LEGS):
+        raise ValueError(f"its legs are not {' and '.join(LEGS)}")
+    for leg in recorded.legs:
+        ranks: list[int] = getattr(recorded.candidates, f"{leg.name}_rank")
+        listed = sum(rank > 0 for rank in ranks)
+        if leg.depth != profile["depth"]:
+            yield Difference(f"legs.{leg.name}.depth", leg.depth, profile["depth"])
+        if leg.returned != listed:
+            yield Difference(f"legs.{leg.name}.returned", leg.returned, listed)
+        for at, (old, new) in enumerate(zip(ranks, _ranks(recorded, leg), strict=True)):
+            if old != new:
+                yield Difference(f"candidates[{at}].{leg.name}_rank", old, new)
+
+
+def _ranks(recorded: RetrievalRecord, leg: LegRecord) -> list[int]:
+    """The rank of each candidate in a leg's list, from its score: ties by seq, as the engine has them."""
     columns = recorded.candidates
-    again = _selected(recorded, profile)
+    scores: list[float] = getattr(columns, leg.name)
+    was: list[int] = getattr(columns, f"{leg.name}_rank")
+    inside = [at for at, rank in enumerate(was) if rank > 0]
+    cut = min((scores[at] for at in inside), default=float("-inf"))
+    if is_exact(leg.path):
+        inside += [at for at, rank in enumerate(was) if rank <= 0 and scores[at] > cut + CUT_TOLERANCE]
+    if leg.name == "bm25":
+        inside = [at for at in inside if scores[at] > 0]
+    order = sorted(inside, key=lambda at: (-scores[at], columns.seq[at]))[: leg.depth]
+    ranks = [0] * len(scores)
+    for rank, at in enumerate(order, 1):
+        ranks[at] = rank
+    return ranks
+
+
+def _fusion(recorded: RetrievalRecord, again: Selected) -> Iterator[Difference]:
+    columns = recorded.candidates
     for name in CandidateColumns.__struct_fields__:
         for at, (old, new) in enumerate(zip(getattr(columns, name), getattr(again.columns, name), strict=True)):
             if old != new:
@@ -68,9 +109,22 @@ def _fusion(recorded: RetrievalRecord, profile: dict[str, Any]) -> Iterator[Diff
         old, new = getattr(recorded.fusion, name), getattr(again.fusion, name)
         if old != new:
             yield Difference(f"fusion.{name}", old, new)
+
+
+def _page(recorded: RetrievalRecord, again: Selected) -> Iterator[Difference]:
+    """The page: which candidates, under which rank, and each one's words adding up to its score."""
     context = [hit.candidate for hit in recorded.hits]
     if context != list(again.returned):
         yield Difference("context", context, list(again.returned))
+    for place, hit in enumerate(recorded.hits):
+        expected = (recorded.offset + place + 1, hit.candidate, recorded.candidates.chunk_id[hit.candidate])
+        for name, new in zip(HIT_FIELDS, expected, strict=True):
+            if getattr(hit, name) != new:
+                yield Difference(f"hits[{place}].{name}", getattr(hit, name), new)
+        # In the order of the question's terms, as the engine adds them up: equal to the last bit.
+        total = sum(hit.terms.values(), 0.0)
+        if total != recorded.candidates.bm25[hit.candidate]:
+            yield Difference(f"hits[{place}].terms", total, recorded.candidates.bm25[hit.candidate])
 
 
 def _selected(recorded: RetrievalRecord, profile: dict[str, Any]) -> Selected:
@@ -94,45 +148,3 @@ def _selected(recorded: RetrievalRecord, profile: dict[str, Any]) -> Selected:
     fused = fuse({"bm25": scores.bm25, "dense": scores.dense}, ranks, chunk_ids, chosen)
     seqs = np.array(columns.seq, dtype=np.int64)
     return select(seqs, scores, ranks, fused, recorded.offset, recorded.limit, collapse=chosen.collapse_duplicates)
-
-
-def _answer(recorded: AnswerRecord, retrieval: RetrievalRecord) -> Iterator[Difference]:
-    cosines = tuple(retrieval.candidates.dense[hit.candidate] for hit in retrieval.hits)
-    settings = ExtractionSettings.of_record(recorded.settings)
-    parts = _parts(recorded, retrieval, cosines, settings.fitted)
-    table = recorded.considered
-    for at, each in enumerate(scored for part in parts for scored in part):
-        if each.score != table["score"][at]:
-            yield Difference(f"considered[{at}].score", table["score"][at], each.score)
-    grounds = Grounds("", Query((), np.zeros(0, dtype=np.float32)), (), (), cosines)
-    choice = choose(parts, grounds, settings)
-    for name in ("abstained", "reason", "confidence", "features"):
-        if getattr(recorded, name) != getattr(choice, name):
-            yield Difference(f"answer.{name}", getattr(recorded, name), getattr(choice, name))
-    fates = _fates(choice, table)
-    if fates != table["fate"]:
-        yield Difference("answer.fates", table["fate"], fates)
-
-
-def _fates(choice: Choice, table: dict[str, list[Any]]) -> list[str]:
-    places = zip(table["part"], table["unit"], strict=True)
-    return [choice.fates.get(place, "below_margin") for place in places]
-
-
-def _parts(
-    recorded: AnswerRecord, retrieval: RetrievalRecord, cosines: tuple[float, ...], fitted: Calibration
-) -> list[list[Scored]]:
-    table = recorded.considered
-    passage_of = {hit.chunk_id: at for at, hit in enumerate(retrieval.hits)}
-    parts: list[list[Scored]] = [[] for _ in range(max(table["part"], default=-1) + 1)]
-    for at, part in enumerate(table["part"]):
-        passage = passage_of[table["chunk_id"][at]]
-        span = (table["start"][at], table["end"][at])
-        unit = Unit(passage, (span,), table["kind"][at], "", "", NO_TERMS, NO_TERMS)
-        missing = table["number_missing"][at]
-        gap = passage_gap(passage, cosines)
-        score = unit_score(
-            fitted, table["cosine"][at], table["coverage"][at], table["words"][at], gap, number_missing=missing
-        )
-        parts[part].append(Scored(unit, part, table["cosine"][at], table["coverage"][at], missing, score))
-    return parts

@@ -56,7 +56,7 @@ def _record(choice: Choice, parts: list[list[Scored]], grounds: Grounds, setting
     """Everything the choice was made from: a row a unit and part of the question, so that it can be made again."""
     rows = [(at, each) for scored in parts for at, each in enumerate(scored)]
     scored = [each for _, each in rows]
-    sentences = [] if choice.abstained else [_sentence(each, grounds) for each in choice.chosen]
+    sentences = [] if choice.abstained else [cited(each, grounds) for each in choice.chosen]
     return AnswerRecord(
         abstained=choice.abstained,
         reason=choice.reason,
@@ -84,7 +84,7 @@ def _record(choice: Choice, parts: list[list[Scored]], grounds: Grounds, setting
     )
 
 
-def _sentence(scored: Scored, grounds: Grounds) -> AnswerSentence:
+def cited(scored: Scored, grounds: Grounds) -> AnswerSentence:
     """One sentence of the answer: the unit's words, a citation for each of its spans."""
     unit = scored.unit
     citations = [_citation(unit, span, grounds) for span in unit.spans]

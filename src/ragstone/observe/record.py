@@ -89,6 +89,7 @@ def evidence_of(
         cost_microusd=usage.cost_microusd,
         made_by={**made.made_by, "embedder": embedding.model, "embedder_digest": embedding.digest},
         profile=profile.as_record(),
+        epoch=view.epoch,
     )
     words = EvidenceText(
         question=question,

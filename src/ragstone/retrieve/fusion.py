@@ -36,11 +36,21 @@ def fuse(scores: dict[str, Floats], ranks: dict[str, Ints], chunk_ids: Sequence[
     """Fuse the candidates' leg scores; arrays are parallel to `chunk_ids`, a rank of 0 is: not in that list."""
     record = _statistics(scores, profile)
     contributions = {leg: contribution(leg, scores[leg], ranks[leg], record) for leg in LEGS}
-    # fsum, not sum: float addition depends on order, and a tie must not be broken by which leg came first.
-    columns = [contributions[leg].tolist() for leg in LEGS]
-    total = np.array([math.fsum(row) for row in zip(*columns, strict=True)], dtype=np.float64)
-    order = sorted(range(len(total)), key=lambda at: (-total[at], chunk_ids[at]))
-    return Fused(np.array(order, dtype=np.int64), total, contributions, record)
+    # One addition of two numbers is rounded once and the same in both orders, as math.fsum is for any count: a
+    # tie is not broken by which leg came first. A third leg needs fsum. + 0.0 makes one zero of two.
+    one, other = (contributions[leg] for leg in LEGS)
+    total = one + other + 0.0
+    return Fused(_order(total, chunk_ids), total, contributions, record)
+
+
+def _order(total: Floats, chunk_ids: Sequence[bytes]) -> Ints:
+    """Positions, greatest score first, ties by chunk id."""
+    order = np.argsort(-total, kind="stable")
+    ranked = total[order]
+    if (ranked[1:] == ranked[:-1]).any():
+        scores = total.tolist()
+        return np.array(sorted(order.tolist(), key=lambda at: (-scores[at], chunk_ids[at])), dtype=np.int64)
+    return order
 
 
 def contribution(leg: str, score: Floats, rank: Ints, record: FusionRecord) -> Floats:
@@ -59,7 +69,7 @@ def contribution(leg: str, score: Floats, rank: Ints, record: FusionRecord) -> F
 
 def _statistics(scores: dict[str, Floats], profile: Profile) -> FusionRecord:
     n = len(scores[LEGS[0]])
-    moments = {leg: _moments(scores[leg].tolist()) for leg in LEGS}
+    moments = {leg: _moments(scores[leg]) for leg in LEGS}
     return FusionRecord(
         method=profile.fusion,
         weights=profile.weights,
@@ -72,13 +82,15 @@ def _statistics(scores: dict[str, Floats], profile: Profile) -> FusionRecord:
     )
 
 
-def _moments(score: list[float]) -> tuple[float, float]:
+def _moments(score: Floats) -> tuple[float, float]:
     """Mean and population deviation, the same to the last bit in whatever order the candidates come: a replay
     has them in fused order, the engine gave them by seq."""
-    if not score:
+    if not len(score):
         return 0.0, 0.0
-    mean = math.fsum(score) / len(score)
-    if min(score) == max(score):
+    mean = math.fsum(score.tolist()) / len(score)
+    if (score == score[0]).all():
         # Rounding gives equal scores a deviation of 1e-17, and z would blow that up.
         return mean, 0.0
-    return mean, math.sqrt(math.fsum((each - mean) ** 2 for each in score) / len(score))
+    off = score - mean
+    # A product, not `** 2` of Python's floats: that is rounded as the machine's C library pleases.
+    return mean, math.sqrt(math.fsum((off * off).tolist()) / len(score))

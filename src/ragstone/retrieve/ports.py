@@ -8,6 +8,7 @@ from typing import Protocol
 from ragstone.core.deadline import Deadline
 from ragstone.core.nouns import Asker, EmbeddingSpec, Passage
 from ragstone.core.ports import View
+from ragstone.retrieve.records import Standing
 
 
 class Catalog(Protocol):
@@ -19,3 +20,17 @@ class Catalog(Protocol):
 
     async def passages(self, view: View, seqs: Sequence[int], deadline: Deadline) -> Mapping[int, Passage]:
         """The passages of the given rows as this version places them; what the asker may not see is left out."""
+
+
+class Whereabouts(Protocol):
+    """Where a document is, if it is anywhere. Contract: tests/contract/test_why_not_catalog.py.
+
+    What the asker may not read is as if it had never been: neither found nor near.
+    """
+
+    async def find(self, view: View, document: str) -> Standing | None:
+        """A document by its id, or `SOURCE:ID`. UsageError naming the candidates when several have that id."""
+
+    async def near(self, view: View, document: str, limit: int) -> tuple[str, ...]:
+        """At most `limit` ids of documents in the version whose own last part holds the last part of the name that
+        was asked for, shortest first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from ragstone.core.errors import UsageError
@@ -30,12 +30,15 @@ class Profile:
 
     def as_record(self) -> dict[str, Any]:
         """For the evidence."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in FIELDS}
 
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each leg."""
         return {"bm25": self.bm25_weight, "dense": self.dense_weight}
+
+
+FIELDS = tuple(each.name for each in fields(Profile))
 
 
 def checked_method(name: str) -> FusionMethod:

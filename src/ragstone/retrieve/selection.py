@@ -34,22 +34,12 @@ def select(
 ) -> Selected:
     """Walk the candidates in fused order: equal texts collapse into the first, then the page is cut."""
     order = fused.order.tolist()
-    fate: list[str] = []
-    duplicate_of: list[int] = []
-    returned: list[int] = []
-    first: dict[bytes, int] = {}
-    kept = 0
-    for place, at in enumerate(order):
-        original = first.setdefault(scores.text_hashes[at], place) if collapse else place
-        duplicate_of.append(original if original != place else -1)
-        if original != place:
-            fate.append("duplicate")
-            continue
-        inside = offset <= kept < offset + limit
-        fate.append("returned" if inside else "beyond_page")
-        if inside:
-            returned.append(place)
-        kept += 1
+    duplicate_of = _duplicates([scores.text_hashes[at] for at in order]) if collapse else [-1] * len(order)
+    kept = [place for place, original in enumerate(duplicate_of) if original < 0]
+    returned = tuple(kept[offset : offset + limit])
+    fate = ["beyond_page" if original < 0 else "duplicate" for original in duplicate_of]
+    for place in returned:
+        fate[place] = "returned"
     columns = CandidateColumns(
         seq=seqs[fused.order].tolist(),
         chunk_id=[scores.chunk_ids[at].hex() for at in order],
@@ -63,4 +53,13 @@ def select(
         fate=fate,
         duplicate_of=duplicate_of,
     )
-    return Selected(columns, tuple(returned), fused.record, kept > offset + limit)
+    return Selected(columns, returned, fused.record, len(kept) > offset + limit)
+
+
+def _duplicates(texts: list[bytes]) -> list[int]:
+    """For each place the first one with an equal text, -1 where it is the first itself."""
+    if len(set(texts)) == len(texts):
+        return [-1] * len(texts)
+    first: dict[bytes, int] = {}
+    originals = [first.setdefault(text, place) for place, text in enumerate(texts)]
+    return [-1 if original == place else original for place, original in enumerate(originals)]

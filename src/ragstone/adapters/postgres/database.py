@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import files
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import errors as pg
@@ -15,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
+import ragstone.adapters.postgres.arrays  # noqa: F401 - a connection knows the types registered before its first use
 from ragstone.core.errors import (
     Busy,
     DeadlineExceeded,
@@ -29,6 +31,9 @@ Connection = psycopg.AsyncConnection[TupleRow]
 MIGRATION_LOCK = 0x7261_6773_746F_6E65  # "ragstone"
 OPTIONS = "-c search_path=ragstone,public -c jit=off -c timezone=UTC -c lock_timeout=60s"
 PGVECTOR_HNSW_MIN = (0, 8, 4)
+# Joins are written in the order to take them: looking for a better one takes longer than the query. An HNSW walk
+# goes on until there are rows enough.
+READING = {"join_collapse_limit": "1", "hnsw.iterative_scan": "relaxed_order"}
 CONNECTING = "connecting to the database"
 NEXT = "check the database with: ragstone doctor"
 
@@ -50,6 +55,7 @@ class Database:
             reconnect_timeout=connect_timeout_s,
         )
         self._sweeping: asyncio.Task[None] | None = None
+        self._sessions: WeakKeyDictionary[Connection, dict[str, str]] = WeakKeyDictionary()
         self.pgvector: tuple[int, ...] = (0,)
 
     async def open(self) -> None:
@@ -81,17 +87,45 @@ class Database:
             )
 
     @asynccontextmanager
-    async def connection(self, doing: str) -> AsyncIterator[Connection]:
-        """A pooled connection in autocommit; database errors come out as ours."""
+    async def connection(self, doing: str, session: Mapping[str, str] | None = None) -> AsyncIterator[Connection]:
+        """A pooled connection in autocommit with these session settings; database errors come out as ours."""
         with translated(doing):
             try:
                 async with self._pool.connection() as connection:
+                    await self._settle(connection, session or {})
                     yield connection
             except psycopg.OperationalError as error:
                 if not isinstance(error, PoolTimeout | TooManyRequests | pg.QueryCanceled) and self._sweeping is None:
                     # The server went away: its other connections are dead too, and must not fail one by one.
                     self._sweeping = asyncio.create_task(self._sweep())
                 raise
+
+    def reading(
+        self, doing: str, left_s: float, settings: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[Connection]:
+        """A pooled connection for single statements under a deadline, each a snapshot of its own.
+
+        The limit is a setting of the session, sent only when it differs from what the connection has: a
+        transaction for each statement would take four round trips instead of one. It is rounded up by an eighth at
+        most, so that it seldom differs.
+        """
+        limit = str(_rounded_up(max(1, int(left_s * 1000))))
+        return self.connection(doing, {"statement_timeout": limit, **READING, **(settings or {})})
+
+    async def _settle(self, connection: Connection, wanted: Mapping[str, str]) -> None:
+        """Give a connection its settings; whoever asks for none gets the defaults, not what a reader left."""
+        held = self._sessions.get(connection, {})
+        if not wanted:
+            if held:
+                await connection.execute("reset all")
+                del self._sessions[connection]
+            return
+        changed = {name: value for name, value in wanted.items() if held.get(name) != value}
+        if changed:
+            self._sessions[connection] = {**held, **dict.fromkeys(changed, "unknown")}  # until it is done
+            calls = ", ".join(["set_config(%s, %s, false)"] * len(changed))
+            await connection.execute(f"select {calls}", [word for pair in changed.items() for word in pair])
+            self._sessions[connection] = {**held, **wanted}
 
     async def _sweep(self) -> None:
         try:
@@ -104,6 +138,12 @@ class Database:
         """A pooled connection inside one transaction."""
         async with self.connection(doing) as connection, connection.transaction():
             yield connection
+
+
+def _rounded_up(number: int) -> int:
+    """The next number with at most four significant bits."""
+    shift = max(0, number.bit_length() - 4)
+    return -(-number >> shift) << shift
 
 
 def _check_address(conninfo: str) -> None:
@@ -165,9 +205,9 @@ def as_ours(error: BaseException, doing: str) -> RagstoneError | None:
     return None
 
 
-async def fetch_one(connection: Connection, sql: str, params: Any = None) -> TupleRow:
+async def fetch_one(connection: Connection, sql: str, params: Any = None, *, binary: bool = False) -> TupleRow:
     """The only row of a query that always has one."""
-    row = await (await connection.execute(sql, params)).fetchone()
+    row = await (await connection.execute(sql, params, binary=binary)).fetchone()
     assert row is not None
     return row
 

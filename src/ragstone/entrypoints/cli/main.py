@@ -13,19 +13,22 @@ from ragstone.entrypoints.cli.common import echo_json, error_document, stopped
 COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("questions:ask", "Answer a question from the documents, with citations and reasons."),
     "search": ("questions:search", "Find passages, each with the reasons it was chosen."),
+    "why-not": ("why_not:why_not", "Say which stage lost a document for a question, and by how much."),
     "ingest": ("ingest:ingest", "Make the corpus equal to a folder or a .jsonl file."),
     "documents": ("documents:documents", "List, show and delete documents, and what is in quarantine."),
     "versions": ("versions:versions", "List and compare versions of the corpus, and roll back."),
+    "audit": ("audit:audit", "Prove the index equal to its source, and repair what differs."),
     "index": ("index:index", "Remove what no kept version holds."),
     "eval": ("evaluation:evaluation", "Measure retrieval against judged questions."),
     "trace": ("trace:trace", "Show the evidence behind an answer or a search."),
+    "replay": ("replay:replay", "Decide a recorded answer or search again, and compare."),
     "models": ("models:models", "List, fetch and verify model weights."),
     "doctor": ("doctor:doctor", "Print the effective configuration and check every part."),
     "up": ("up:up", "Serve the API and the page to ask from."),
 }
 # Named in the interface, built later: they answer exit 2 and say so, and `--help` leaves them out.
 LATER = (
-    "why-not", "audit", "profile", "prompt", "route", "release", "tune", "replay", "vitals", "cost",
+    "profile", "prompt", "route", "release", "tune", "vitals", "cost",
     "backup", "restore", "rig",
 )  # fmt: skip
 
