@@ -214,6 +214,13 @@ async def test_a_shared_key_names_its_source(stack):
         passages = await stack.catalog.passages(view, [0, 1], soon())
         names[as_of] = {one.document_id for one in passages.values()}
     assert names == {"1": {"a"}, "2": {"docs:a", "other:a"}}
+    # To whom one of the two is hidden, the id of the other says nothing of it.
+    await Ingest(
+        corpus, [document("a", "oak two", version="2", order="2", acl=("user:ann",))], source="other", order="2"
+    ).into(stack)
+    for asker, seen in ((None, {"a"}), ("user:ann", {"docs:a", "other:a"})):
+        view = await stack.view(corpus, "2", asker)
+        assert {one.document_id for one in (await stack.catalog.passages(view, [0, 1], soon())).values()} == seen
 
 
 async def test_a_row_is_placed_as_its_version_says(stack):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ragstone.core.errors import NotFound, UsageError
 from ragstone.core.ids import corpus_id
@@ -12,7 +12,7 @@ from ragstone.core.nouns import Asker, EmbeddingSpec, Passage
 from ragstone.core.ports import View
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from ragstone.adapters.memory.state import Corpus, Docversion, State, Version
     from ragstone.core.deadline import Deadline
@@ -64,7 +64,9 @@ def _passage(corpus: Corpus, view: View, seq: int, one: Docversion) -> Passage:
     row = corpus.indexes[view.index_id].rows[seq]
     place = next(each for each in staged.placements if each.seq == seq)
     source = corpus.sources[document.source_id].name
-    shared = sum(each.at(view.version) is not None for each in corpus.by_key[document.key]) > 1
+    # Only what the asker may read: the id must not tell of a document that it hides.
+    twins = [each for each in corpus.by_key[document.key] if each.readable(view.asker.principals)]
+    shared = sum(each.at(view.version) is not None for each in twins) > 1
     return Passage(
         seq=seq,
         chunk_id=row.chunk_id,
@@ -77,11 +79,17 @@ def _passage(corpus: Corpus, view: View, seq: int, one: Docversion) -> Passage:
         end=place.end,
         heading_path=place.heading_path,
         # A copy, and lists for tuples, as a database gives it back.
-        metadata=json.loads(json.dumps(dict(staged.metadata))),
+        metadata=_plain(staged.metadata),
         source_version=staged.object_version,
         indexed_at=one.indexed_at.isoformat(),
         ordinal=place.ordinal,
     )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def kept_version(corpus: Corpus, as_of: str | None) -> Version:

@@ -62,7 +62,9 @@ select p.source, p.key, p.title,
        (select count(*) from placement l where l.corpus_id = %(corpus)s and l.docversion_id = p.docversion_id),
        exists (select 1 from document o join membership m on m.corpus_id = o.corpus_id
                and m.document_id = o.document_id and m.v_from <= %(v)s and m.v_to > %(v)s
-               where o.corpus_id = %(corpus)s and o.key = p.key and o.source_id <> p.source_id)
+               where o.corpus_id = %(corpus)s and o.key = p.key and o.source_id <> p.source_id
+               and o.suppressed_at is null
+               and o.acl_id in (select acl_id from acl where corpus_id = %(corpus)s and principals && %(principals)s))
 from page p left join quarantine q on q.corpus_id = %(corpus)s and q.source_id = p.source_id and q.key = p.key
      and q.dismissed_at is null
 order by p.key collate "C", p.source collate "C" limit %(limit)s
@@ -138,7 +140,9 @@ select x.source, x.key, x.change, coalesce(o.object_version, ''), coalesce(n.obj
        exists (select 1 from document t join membership m on m.corpus_id = t.corpus_id
                and m.document_id = t.document_id and (m.v_from <= %(a)s and m.v_to > %(a)s
                or m.v_from <= %(b)s and m.v_to > %(b)s)
-               where t.corpus_id = %(corpus)s and t.key = x.key and t.document_id <> x.document_id)
+               where t.corpus_id = %(corpus)s and t.key = x.key and t.document_id <> x.document_id
+               and t.suppressed_at is null
+               and t.acl_id in (select acl_id from acl where corpus_id = %(corpus)s and principals && %(principals)s))
 from differs x
 left join docversion o on o.corpus_id = %(corpus)s and o.docversion_id = x.old
 left join docversion n on n.corpus_id = %(corpus)s and n.docversion_id = x.new
