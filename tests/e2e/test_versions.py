@@ -57,6 +57,8 @@ def test_the_way_back(cli):
     assert "ruined by a script" in refused.err
     assert "ragstone versions resume" in refused.err
     assert cli.json("versions", "list", *corpus)["items"][0]["note"] == "ruined by a script"
+    checks = {check["name"]: check for check in cli.json("doctor")["checks"]}
+    assert "back: ruined by a script" in checks["ingest"]["detail"]
     assert "holds what version 3 held already" in cli.run("versions", "rollback", "3", *corpus).out
 
     assert cli.json("versions", "resume", *corpus)["was_held"] is True

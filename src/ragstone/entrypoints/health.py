@@ -29,7 +29,7 @@ class Check:
 async def examine(system: System) -> list[Check]:
     """Every part in turn; one that fails does not keep the others from being checked."""
     checks = [_state(system.home), _disk(system.home)]
-    for name, probe in (("database", _database), ("embedder", _embedder), ("evidence", _evidence)):
+    for name, probe in PROBES:
         try:
             checks.append(await probe(system))
         except RagstoneError as error:
@@ -69,6 +69,15 @@ async def _database(system: System) -> Check:
     return Check("database", "ok", f"{kind}, pgvector {version}")
 
 
+async def _held(system: System) -> Check:
+    holds = await (await system.history()).holds()
+    if not holds:
+        return Check("ingest", "ok", "no corpus is held after a rollback")
+    said = "; ".join(f"{corpus}: {hold}" for corpus, hold in holds)
+    step = "mend the source, then: ragstone versions resume --corpus NAME"
+    return Check("ingest", "warning", f"ingests are refused after a rollback: {said}", step)
+
+
 async def _embedder(system: System) -> Check:
     name = system.settings.embedder.model
     embedder = await system.embedder(name)
@@ -84,3 +93,6 @@ async def _evidence(system: System) -> Check:
         step = "read them with the release of ragstone that wrote them, or delete them"
         return Check("evidence", "warning", f"records set aside: {', '.join(map(str, aside))}", step)
     return Check("evidence", "ok", f"spool of process {os.getpid()}: {waiting} records waited, {shipped} shipped")
+
+
+PROBES = (("database", _database), ("ingest", _held), ("embedder", _embedder), ("evidence", _evidence))

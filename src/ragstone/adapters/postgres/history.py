@@ -118,6 +118,12 @@ class PostgresHistory:
             await connection.execute("update corpus set hold = null where corpus_id = %s", (ident,))
         return str(row[0])
 
+    async def holds(self) -> list[tuple[str, str]]:
+        """The corpora that are held after a rollback, and what each hold says."""
+        async with self._database.connection("reading holds") as connection:
+            cursor = await connection.execute("select name, hold from corpus where hold is not null order by name")
+            return [(row[0], row[1]) for row in await cursor.fetchall()]
+
     @asynccontextmanager
     async def deleting(self, tenant: str, corpus: str, document: str, note: str) -> AsyncIterator[PostgresPublication]:
         """A publish without one document, which is suppressed in every version."""
