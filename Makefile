@@ -10,6 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 help:
 	@echo "make demo    set up, fetch the models, ingest a handbook, ask three questions"
 	@echo "make test    set up and run every test"
+	@echo "make soak    set up, then a quarter of an hour of crashes and load"
 	@echo "make check   format, lint, types, import contracts, house rules"
 	@echo "make docs    make the generated reference pages anew"
 	@echo "make clean   remove the environment and the state of the demo"
@@ -34,6 +35,10 @@ test: $(VENV)/dev.stamp
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ragstone models fetch
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ragstone models fetch all-minilm-l6-v2-int8
 	@$(BIN)/python -m pytest
+
+# Named file by file: plain pytest does not collect them.
+soak: $(VENV)/dev.stamp
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -v -s tests/e2e/soak_workers.py tests/e2e/soak_crashes.py
 
 check: $(VENV)/dev.stamp
 	@$(BIN)/ruff format --check .

@@ -34,8 +34,8 @@ class ShortSighted:
         self._database = database
 
     @asynccontextmanager
-    async def transaction(self, doing: str) -> AsyncIterator[Any]:
-        async with self._database.transaction(doing) as connection:
+    async def reading(self, doing: str, left_s: float, settings: Any = None) -> AsyncIterator[Any]:
+        async with self._database.reading(doing, left_s, settings) as connection, connection.transaction():
             # Without sorting: so few rows the planner would rather compare one by one, and find all.
             await connection.execute(
                 "select set_config('hnsw.max_scan_tuples', '1', true), set_config('enable_sort', 'off', true)"

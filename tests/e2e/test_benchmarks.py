@@ -71,3 +71,61 @@ def test_start():
     found = measured("bench_start.py", "--source", "examples/handbook/locations", "--runs", "1", "--model", "hash")
     assert found["help"]["median_s"] > 0
     assert found["ask_warm_database"]["median_s"] > 0
+
+
+def test_a_question_beside_the_least_that_answers_it(beir):
+    """In memory and on PostgreSQL beside its bare SQL, which finds the same documents; the floor where bm25s is."""
+    args = ["--set", str(beir), "--rounds", "1", "--postgres", "embedded"]
+    found = measured("bench_query.py", *args)
+    assert found["memory"]["chunks"] == len(DOCUMENTS)
+    assert found["memory"]["rounds"][0]["ours"]["p50"] > 0
+    assert ("ratio_to_floor" in found["memory"]) == (found["memory"]["left_out"] is None)
+    assert found["memory"]["ndcg@10"]["ours"] == found["memory"]["ndcg@10"]["unrecorded"] == 1.0
+    for name in ("unfiltered", "filtered"):
+        assert found["postgres"][name]["ratio_to_bare"]["median"] > 0
+        assert found["postgres"][name]["same_documents"] == 1.0
+
+
+def test_scale():
+    """Both engines at one size: building, questions by stage, changes, and filters with the recall of all rows."""
+    args = ["--chunks", "300", "--questions", "5", "--changes", "1,20"]
+    found = measured("bench_scale.py", *args)
+    assert [each["engine"] for each in found["runs"]] == ["memory", "postgres"]
+    for each in found["runs"]:
+        assert each["build"]["rows"] == 300
+        assert {"bm25", "dense", "score", "total"} <= set(each["questions"]["warm"])
+        assert [change["changed"] for change in each["changes"]] == [1, 20]
+        assert all(one["recall@10"] in {None, 1.0} and one["unreported"] == 0 for one in each["filters"])
+    assert found["runs"][1]["database_mb"] > 0
+
+
+def test_this_system_as_a_peer():
+    """The interface of the comparison: ingest, chunks, query from several threads."""
+    lines = [
+        "import argparse, json, threading",
+        "from bench_ours import Peer",
+        "from bench_synthetic import HashingEmbedder",
+        "peer = Peer(HashingEmbedder(), argparse.Namespace(chunk=3))",
+        "peer.ingest([{'id': 'a', 'text': 'oaks are old trees'}, {'id': 'b', 'text': 'iron rusts'}])",
+        "found = []",
+        "threads = [threading.Thread(target=lambda: found.append(peer.query('iron', 10))) for _ in range(3)]",
+        "[each.start() for each in threads]; [each.join() for each in threads]",
+        "print(json.dumps([peer.chunks(), found]))",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "benchmarks")}
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=environment)
+    chunks, found = json.loads(done.stdout)
+    assert chunks == 3
+    assert [ids[0] for _, ids in found] == ["b"] * 3
+
+
+def test_concurrency():
+    """Clients on several workers, alone and beside an ingest, and a stop under load."""
+    args = ["--source", "examples/handbook/locations", "--model", "hash", "--clients", "1", "4", "--seconds", "1"]
+    found = measured("bench_concurrency.py", *args)
+    assert [(each["clients"], each["publishes"] > 0) for each in found["rounds"]] == [
+        (1, False), (4, False), (1, True), (4, True),
+    ]  # fmt: skip
+    assert all(each["answered"] and not each["errors"] for each in found["rounds"])
+    assert (found["drain"]["exit_code"], found["drain"]["lost"]) == (0, 0)

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ragstone.core.nouns import LexicalSpec
-from ragstone.index.bm25 import Scorer, Statistics, TermPostings, best, idf, summed, top
+from ragstone.index.bm25 import Scorer, Statistics, TermPostings, best, idf, summed, term_scores, top
 from ragstone.index.caches import ByteCache
 from ragstone.index.lengths import LENGTHS, decode, encode
 from ragstone.index.postings import LexicalRow, SegmentBuilder, build, merge, pack, unpack
@@ -109,7 +109,9 @@ def scorer(rows, question, live=None, cuts=(), *, spec=SPEC, norms=None):
     live = np.ones(len(rows), bool) if live is None else live
     kept = [row for row, alive in zip(rows, live, strict=False) if alive]
     norms = norms or tuple(sum(len(row[field]) for row in kept) / max(1, len(kept)) for field in (0, 1))
-    return Scorer(postings_of(rows, question, cuts), live, Statistics(len(kept), norms), spec)
+    stats = Statistics(len(kept), norms)
+    terms = postings_of(rows, question, cuts)
+    return Scorer([term_scores(term, live, stats, spec) for term in terms], len(live))
 
 
 TERMS = st.sampled_from("abcde")

@@ -286,6 +286,46 @@ def test_records_reach_the_disk_within_50_ms(folder, monkeypatch):
     assert len(synced) == count
 
 
+def test_nobody_waits_for_the_disk(folder, monkeypatch):
+    """A record is appended while an earlier one is being forced to the disk; what came meanwhile is forced next."""
+    begun, free, synced = threading.Event(), threading.Event(), []
+
+    def slow(descriptor: int) -> None:
+        begun.set()
+        assert free.wait(20)
+        synced.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(module.os, "fsync", slow)
+    spool = Spool(folder, MB)
+    spool.append(envelope("first"))
+    assert begun.wait(20)
+    appended = threading.Thread(target=spool.append, args=(envelope("second"),))
+    appended.start()
+    appended.join(10)
+    waited = appended.is_alive()
+    free.set()
+    appended.join(10)
+    spool.close()
+    assert not waited
+    assert synced[-1] > 0
+    assert len(synced) >= 2
+    assert [each.text.question for each in spool.pending()] == ["first", "second"]
+
+
+def test_what_others_write_counts_by_the_next_sync(folder):
+    """The bound holds for all processes together: what another one has written is seen at the next sync."""
+    size = len(module._framed(module.msgspec.json.encode(envelope())))
+    one, other = Spool(folder, 3 * size), Spool(folder, 100 * size)
+    one.append(envelope())
+    for _ in range(5):
+        other.append(envelope())
+    one.sync()
+    with pytest.raises(Unavailable):
+        one.append(envelope())
+    one.close()
+    other.close()
+
+
 async def test_a_record_of_another_release_is_set_aside(folder):
     """A whole record that cannot be read blocks nothing: the others are shipped, it is kept and named."""
     spool, sink = Spool(folder, MB), Sink()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -43,68 +44,89 @@ def idf(rows: int, df: int) -> float:
     return math.log(1.0 + (rows - df + 0.5) / (df + 0.5))
 
 
-class Scorer:
-    """Scores rows of one version for one question; postings of dead rows are masked out once.
+@dataclass(frozen=True, slots=True)
+class TermScores:
+    """What one term of a question adds in one version: parallel seqs (as the segments hold them) and scores.
 
-    Contributions are float64, added field by field and term by term in the order of the question, so that
-    every engine gets the same bits.
+    It depends on the version, the term and its count alone, so that engines may keep it.
     """
 
-    def __init__(self, terms: Sequence[TermPostings], live: Mask, stats: Statistics, spec: LexicalSpec) -> None:
-        self._spec = spec
-        self._size = len(live)
-        joined, title = (spec.k1 * (1.0 - spec.b + spec.b * LENGTHS / max(norm, 1e-9)) for norm in stats.norms)
-        self.terms: list[str] = []
-        self._seqs: list[npt.NDArray[np.int64]] = []
-        self._parts: list[npt.NDArray[np.float64]] = []
-        self._rows = stats.rows
-        for term in terms:
-            seqs, part = self._contributions(term, live, stats.rows, joined, title)
-            self.terms.append(term.term)
-            self._seqs.append(seqs)
-            self._parts.append(part)
+    seqs: npt.NDArray[np.int64]
+    part: npt.NDArray[np.float64]
+    idf: float
 
-    def _contributions(
-        self, term: TermPostings, live: Mask, rows: int, joined: npt.NDArray[np.float64], title: npt.NDArray[np.float64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        kept = [_alive(piece, live) for piece in term.pieces]
-        seqs = np.concatenate([piece.seqs for piece in kept]).astype(np.int64) if kept else np.zeros(0, np.int64)
-        if not len(seqs):
-            return seqs, np.zeros(0)
-        tf = np.concatenate([piece.tf for piece in kept]).astype(np.float64)
-        title_tf = np.concatenate([piece.title_tf for piece in kept]).astype(np.float64)
-        code = np.concatenate([piece.length for piece in kept])
-        title_code = np.concatenate([piece.title_length for piece in kept])
-        weight = term.count * idf(rows, len(seqs))
-        part = weight * (tf / (tf + joined[code]))
-        title_df = int(np.count_nonzero(title_tf))
-        if title_df and self._spec.title_weight:
-            title_weight = self._spec.title_weight * term.count * idf(rows, title_df)
-            part = part + title_weight * (title_tf / (title_tf + title[title_code]))
-        return seqs, part
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return int(self.seqs.nbytes + self.part.nbytes)
+
+
+def term_scores(term: TermPostings, live: Mask, stats: Statistics, spec: LexicalSpec) -> TermScores:
+    """Score the rows that hold a term; postings of dead rows are masked out."""
+    kept = [_alive(piece, live) for piece in term.pieces]
+    seqs = np.concatenate([piece.seqs for piece in kept]).astype(np.int64) if kept else np.zeros(0, np.int64)
+    rarity = idf(stats.rows, len(seqs))
+    if not len(seqs):
+        return TermScores(seqs, np.zeros(0), rarity)
+    joined, title = _norms(stats, spec)
+    tf = np.concatenate([piece.tf for piece in kept]).astype(np.float64)
+    title_tf = np.concatenate([piece.title_tf for piece in kept]).astype(np.float64)
+    code = np.concatenate([piece.length for piece in kept])
+    title_code = np.concatenate([piece.title_length for piece in kept])
+    part = term.count * rarity * (tf / (tf + joined[code]))
+    title_df = int(np.count_nonzero(title_tf))
+    if title_df and spec.title_weight:
+        title_weight = spec.title_weight * term.count * idf(stats.rows, title_df)
+        part = part + title_weight * (title_tf / (title_tf + title[title_code]))
+    return TermScores(seqs, part, rarity)
+
+
+@lru_cache(maxsize=64)
+def _norms(stats: Statistics, spec: LexicalSpec) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """k1 * (1 - b + b * length / mean) of every length code, in the joined text and in the title."""
+    joined, title = (spec.k1 * (1.0 - spec.b + spec.b * LENGTHS / max(norm, 1e-9)) for norm in stats.norms)
+    return joined, title
+
+
+class Scorer:
+    """Scores the rows of one version for one question: the scores of its terms, added up in its order.
+
+    Contributions are float64, added field by field and term by term in the order of the question, so that
+    every engine gets the same bits. `size` is one more than the greatest seq of the version.
+    """
+
+    def __init__(self, terms: Sequence[TermScores], size: int) -> None:
+        self._size = size
+        self._terms = len(terms)
+        self._idf = np.array([term.idf for term in terms], dtype=np.float64)
+        # One array of all postings: a question has some twenty terms, and a call of NumPy costs more than a
+        # hundred postings do.
+        self._seqs = np.concatenate([term.seqs for term in terms]) if terms else np.zeros(0, np.int64)
+        self._parts = np.concatenate([term.part for term in terms]) if terms else np.zeros(0)
+        self._term = np.repeat(np.arange(len(terms)), [len(term.seqs) for term in terms])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return int(self._seqs.nbytes + self._parts.nbytes + self._term.nbytes)
 
     def totals(self) -> npt.NDArray[np.float64]:
-        """The score of every seq of the mask, zero where nothing matches."""
-        totals = np.zeros(self._size)
-        for seqs, part in zip(self._seqs, self._parts, strict=True):
-            totals[seqs] += part
-        return totals
+        """The score of every seq of the version, zero where nothing matches."""
+        # It adds in the order of its input: term by term, as `summed` does.
+        return np.asarray(np.bincount(self._seqs, weights=self._parts, minlength=self._size), dtype=np.float64)
 
     def idf(self) -> npt.NDArray[np.float64]:
         """The idf of each term in the joined text."""
-        return np.array([idf(self._rows, len(seqs)) for seqs in self._seqs], dtype=np.float64)
+        return self._idf
 
     def by_term(self, seqs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """What each term adds to each of the given seqs: shape (terms, seqs)."""
-        table = np.zeros((len(self.terms), len(seqs)))
-        if not len(seqs):
-            return table
-        where = np.full(self._size, -1, dtype=np.int64)
+        table = np.zeros((self._terms, len(seqs)))
+        where = np.full(self._size, -1, dtype=np.int32)
         where[seqs] = np.arange(len(seqs))
-        for row, (own, part) in enumerate(zip(self._seqs, self._parts, strict=True)):
-            column = where[own]
-            hit = column >= 0
-            table[row, column[hit]] = part[hit]
+        column = where[self._seqs]
+        hit = np.flatnonzero(column >= 0)
+        table[self._term[hit], column[hit]] = self._parts[hit]
         return table
 
 

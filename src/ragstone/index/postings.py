@@ -76,6 +76,19 @@ def merge(pieces: Sequence[Postings], keep: npt.NDArray[np.bool_] | None = None)
     )
 
 
+def without(packed: bytes | memoryview, seqs: npt.NDArray[np.int64]) -> Postings | None:
+    """Postings that hold some rows, without them; without any where the bytes cannot be read. None when there is
+    nothing to take out."""
+    if len(packed) % ROW_BYTES:
+        return unpack(b"")
+    postings = unpack(packed)
+    keep = ~np.isin(postings.seqs, seqs)
+    if keep.all():
+        return None
+    columns = (postings.tf, postings.title_tf, postings.length, postings.title_length)
+    return Postings(postings.seqs[keep], *(column[keep] for column in columns))
+
+
 @dataclass(slots=True)
 class SegmentBuilder:
     """Gathers rows in ascending seq and packs them term by term."""

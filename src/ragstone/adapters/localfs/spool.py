@@ -52,6 +52,9 @@ class Spool:
         self._path: Path | None = None
         self._number = 0
         self._dirty = False
+        self._syncing = threading.Lock()
+        # Bytes in the folder, ours and other processes': looked up anew after every sync, every 50 ms at most.
+        self._held: int | None = None
         self._timer: threading.Timer | None = None
 
     def append(self, envelope: EvidenceEnvelope) -> None:
@@ -60,7 +63,9 @@ class Spool:
         A spool nearly full takes records without their passages, labelled; a full one takes none: Unavailable.
         """
         with self._lock:
-            size = self._size()
+            if self._held is None:
+                self._held = self._size()
+            size = self._held
             if size > self._bytes_max * REDUCED_FROM:
                 envelope = _reduced(envelope)
             body = msgspec.json.encode(envelope)
@@ -75,6 +80,7 @@ class Spool:
                 _write_whole(self._open(), frame)
             except OSError as error:
                 raise _full(error, self._folder) from None
+            self._held += len(frame)
             self._dirty = True
             if self._timer is None:
                 self._timer = threading.Timer(FSYNC_WITHIN_S, self.sync)
@@ -83,11 +89,21 @@ class Spool:
 
     def sync(self) -> None:
         """Force what was written to the disk."""
-        with self._lock:
-            self._timer = None
-            if self._file is not None and self._dirty:
-                os.fsync(self._file.fileno())
+        with self._syncing:
+            with self._lock:
+                self._timer = self._held = None
+                if self._file is None or not self._dirty:
+                    return
+                handle = os.dup(self._file.fileno())
                 self._dirty = False
+            try:
+                # Without the lock: this takes milliseconds, and whoever appends would wait for it on the event loop.
+                os.fsync(handle)
+            except OSError:
+                self._dirty = True
+                raise
+            finally:
+                os.close(handle)
 
     async def ship(self, sink: EvidenceSink) -> int:
         """Move every record that no living process is writing, and our own, into the store. Returns how many."""
@@ -120,7 +136,8 @@ class Spool:
 
     def _rotate(self) -> None:
         self.sync()
-        with self._lock:
+        with self._syncing, self._lock:  # no sync holds the file open, and its lock with it
+            self._held = None
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None

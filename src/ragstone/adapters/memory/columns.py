@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ragstone.core.ids import ID_BYTES
 from ragstone.index.bm25 import Mask, TermPostings
 from ragstone.index.postings import Postings, merge, unpack
 from ragstone.index.vectors import vector_hash
@@ -67,6 +68,8 @@ class Index:
     vectors: npt.NDArray[np.float32] = field(init=False)
     lengths: npt.NDArray[np.float32] = field(init=False)
     terms: npt.NDArray[np.int64] = field(init=False)
+    # Chunk id and text hash of each row, side by side.
+    ids: npt.NDArray[np.uint8] = field(init=False)
     live_seq: Seqs = field(default_factory=lambda: np.zeros(0, np.int64))
     live_from: Seqs = field(default_factory=lambda: np.zeros(0, np.int64))
     live_to: Seqs = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -75,6 +78,7 @@ class Index:
         self.vectors = np.zeros((0, self.recipe.embedding.dimensions), np.float32)
         self.lengths = np.zeros(0, np.float32)
         self.terms = np.zeros((0, 2), np.int64)
+        self.ids = np.zeros((0, 2 * ID_BYTES), np.uint8)
 
     def add(self, rows: Iterable[StagedRow], run_id: bytes) -> None:
         """Keep rows under their leased seqs; vectors in half precision, widened once."""
@@ -84,6 +88,7 @@ class Index:
             self.vectors[row.seq] = wide
             self.lengths[row.seq] = np.linalg.norm(wide)
             self.terms[row.seq] = (row.joined.total(), row.title.total())
+            self.ids[row.seq] = np.frombuffer(row.chunk_id + row.text_hash, np.uint8)
             self.rows[row.seq] = Row(row.row_id, row.chunk_id, row.text_hash, vector_hash(row.vector), run_id)
 
     def _reserve(self, size: int) -> None:
@@ -93,6 +98,7 @@ class Index:
         self.vectors = np.concatenate([self.vectors, np.zeros((grown, self.vectors.shape[1]), np.float32)])
         self.lengths = np.concatenate([self.lengths, np.zeros(grown, np.float32)])
         self.terms = np.concatenate([self.terms, np.zeros((grown, 2), np.int64)])
+        self.ids = np.concatenate([self.ids, np.zeros((grown, 2 * ID_BYTES), np.uint8)])
 
     def add_segment(self, run_id: bytes, spans: Iterable[range], postings: Iterable[tuple[str, int, bytes]]) -> None:
         """Keep one segment of packed postings."""

@@ -1,11 +1,13 @@
-"""Postings, live masks and filter selections as the service holds them: read once, kept while they fit.
+"""Postings, what terms score, live masks and filter selections as the service holds them: read once, kept while
+they fit.
 
-All three belong to something that never changes (a segment, a published version, a version at an epoch), so
-a cached value is never wrong, only unused.
+All belong to something that never changes (a segment, a published version, a version at an epoch), so a cached
+value is never wrong, only unused.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +20,9 @@ from ragstone.adapters.postgres.database import Connection, fetch_one
 from ragstone.adapters.postgres.filter_sql import condition
 from ragstone.core.errors import Unavailable
 from ragstone.core.filters import Filter, to_json
+from ragstone.core.nouns import LexicalSpec
 from ragstone.core.ports import View
-from ragstone.index.bm25 import Mask, TermPostings
+from ragstone.index.bm25 import Mask, Scorer, Statistics, TermPostings, TermScores, term_scores
 from ragstone.index.caches import ByteCache
 from ragstone.index.postings import Postings, unpack
 
@@ -45,6 +48,11 @@ where m.corpus_id = %s and m.v_from <= %s and m.v_to > %s and {access} and {filt
 ACCESS = "d.suppressed_at is null and d.acl_id in (select acl_id from acl where corpus_id = %s and principals && %s)"
 EMPTY = unpack(b"")
 ATTEMPTS = 3
+# What `search` worked out serves `score` of the same request: as many requests as may be under way at once.
+REQUESTS = 16
+# A term's scores of this size take about a millisecond.
+SLICE_BYTES = 1_000_000
+Place = tuple[bytes, bytes, int, int, int, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,40 +76,74 @@ class Selection:
 
 
 class PostingsStore:
-    """Reads through three byte-bounded caches."""
+    """Reads through byte-bounded caches. What begins with `held_` never waits: None when something must be read."""
 
     def __init__(self, bytes_max: int) -> None:
-        self.postings: ByteCache[tuple[bytes, bytes, int, str], Postings] = ByteCache(bytes_max // 2)
-        self._masks: ByteCache[tuple[bytes, bytes, int], Mask] = ByteCache(bytes_max // 4)
+        self.postings: ByteCache[tuple[bytes, bytes, int, str], Postings] = ByteCache(bytes_max // 4)
+        self._scores: ByteCache[tuple[Any, ...], TermScores] = ByteCache(bytes_max // 4)
+        self._masks: ByteCache[Place, Mask] = ByteCache(bytes_max // 4)
         self._selections: ByteCache[tuple[Any, ...], Selection] = ByteCache(bytes_max // 4)
+        self._scorers: ByteCache[tuple[Any, ...], Scorer] = ByteCache(REQUESTS)
         self._segments: dict[tuple[bytes, bytes], tuple[int, ...]] = {}
+
+    def held_selection(self, view: View, tree: Filter | None) -> Selection | None:
+        """What the request may see, if it is known."""
+        live = self._masks.get(place_of(view))
+        if live is None or (tree is None and not view.restricted):
+            return None if live is None else Selection(live, view.rows, everything=True)
+        return self._selections.get(_selection_key(view, tree))
+
+    def held_scorer(self, view: View, terms: tuple[tuple[str, int], ...]) -> Scorer | None:
+        """The scorer of a question, if what each of its terms scores is known."""
+        live = self._masks.get(place_of(view))
+        key = (place_of(view), terms)
+        scorer = self._scorers.get(key)
+        if scorer is not None or live is None:
+            return scorer
+        known = [self._scores.get((place_of(view), term)) for term in terms]
+        found = [held for held in known if held is not None]
+        if len(found) < len(terms):
+            return None
+        scorer = Scorer(found, len(live))
+        self._scorers.put(key, scorer, 1)
+        return scorer
+
+    async def scorer(
+        self, connection: Connection, view: View, terms: tuple[tuple[str, int], ...], spec: LexicalSpec
+    ) -> Scorer:
+        """The scorer of a question."""
+        live = await self.live(connection, view)
+        place, stats = place_of(view), Statistics(view.rows, view.norms)
+        known = {term: self._scores.get((place, term)) for term in terms}
+        missing = [term for term, held in known.items() if held is None]
+        for term, postings in zip(missing, await self.terms(connection, view, missing), strict=True):
+            known[term] = held = term_scores(postings, live, stats, spec)
+            self._scores.put((place, term), held, held.nbytes + 200)
+            if held.nbytes > SLICE_BYTES:
+                await asyncio.sleep(0)  # others get their turn between two terms that many rows hold
+        return Scorer([held for held in known.values() if held is not None], len(live))
 
     async def live(self, connection: Connection, view: View) -> Mask:
         """`mask[seq]`: whether the row is live in the view's version."""
-        key = (view.corpus_id, view.index_id, view.version)
-        mask = self._masks.get(key)
+        mask = self._masks.get(place_of(view))
         if mask is None:
-            row = await fetch_one(connection, LIVE, (view.corpus_id, view.index_id, view.version, view.version))
-            mask = _mask(row[0])
-            self._masks.put(key, mask, mask.nbytes)
+            params = (view.corpus_id, view.index_id, view.version, view.version)
+            mask = _mask((await fetch_one(connection, LIVE, params, binary=True))[0])
+            self._masks.put(place_of(view), mask, mask.nbytes)
         return mask
 
     async def selection(self, connection: Connection, view: View, tree: Filter | None) -> Selection:
         """What the request may see; access is checked whenever any document of the corpus is not public."""
         live = await self.live(connection, view)
-        if tree is None and not view.restricted:
-            return Selection(live, view.rows, everything=True)
-        spelled = msgspec.json.encode(to_json(tree)) if tree else b""
-        key = (view.corpus_id, view.index_id, view.version, view.epoch, view.asker.principals, spelled)
-        found = self._selections.get(key)
+        found = self.held_selection(view, tree)
         if found is None:
             params: list[Any] = [view.index_id, view.corpus_id, view.version, view.version]
             params += [view.corpus_id, sorted(view.asker.principals)]
             where = condition(tree, "v.metadata", params) if tree else "true"
-            row = await fetch_one(connection, SELECTION.format(access=ACCESS, filter=where), params)
+            row = await fetch_one(connection, SELECTION.format(access=ACCESS, filter=where), params, binary=True)
             mask = _mask(row[0], len(live))
             found = Selection(mask, int(np.count_nonzero(mask)), everything=False)
-            self._selections.put(key, found, mask.nbytes)
+            self._selections.put(_selection_key(view, tree), found, mask.nbytes)
         return found
 
     async def terms(
@@ -144,9 +186,9 @@ class PostingsStore:
                     found[term].append(piece)
         # Always at least one row, so that the list of segments comes back.
         pairs = wanted or [("", -1)]
+        names = {"corpus": place[0], "index": place[1]}
         cursor = await connection.execute(
-            MISSING,
-            {"corpus": place[0], "index": place[1], "terms": [p[0] for p in pairs], "segments": [p[1] for p in pairs]},
+            MISSING, {**names, "terms": [p[0] for p in pairs], "segments": [p[1] for p in pairs]}, binary=True
         )
         now: tuple[int, ...] = ()
         for listed, term, segment, packed in await cursor.fetchall():
@@ -156,6 +198,16 @@ class PostingsStore:
                 self.postings.put((*place, segment, term), piece, piece.nbytes + 200)
                 found[term].append(piece)
         return found, now
+
+
+def place_of(view: View) -> Place:
+    """What never changes: a version, its statistics, and the epoch, which moves when something is mended."""
+    return (view.corpus_id, view.index_id, view.version, view.epoch, view.rows, view.norms)
+
+
+def _selection_key(view: View, tree: Filter | None) -> tuple[Any, ...]:
+    spelled = msgspec.json.encode(to_json(tree)) if tree else b""
+    return (place_of(view), view.asker.principals, spelled)
 
 
 def _mask(packed: bytes, size: int | None = None) -> Mask:
