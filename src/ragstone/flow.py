@@ -22,7 +22,7 @@ from ragstone.core.ports import Embedder
 from ragstone.core.progress import Progress, silent
 from ragstone.generate.ports import Answerer, Grounds, Usage
 from ragstone.index.ports import EmbeddingCache, ObjectStore, Publisher, Runs, Staging
-from ragstone.index.records import Published, QuarantineEntry, Run, RunStart
+from ragstone.index.records import LiveDocument, Published, QuarantineEntry, Run, RunStart
 from ragstone.index.rows import IncomingDocument, Piece
 from ragstone.index.stage import Named, Tally, Writer, publish
 from ragstone.ingest.parse import ParseLimits
@@ -96,8 +96,9 @@ async def ingest(parts: IngestParts, request: IngestRequest, progress: Progress 
     scan = await request.reader.scan(order)
     run = await parts.runs.begin(_start(parts, request, scan))
     try:
-        plan = await _plan(parts, request, run, scan)
-        tally, faults = await _write(parts, request, run, plan, progress)
+        live = await parts.runs.documents(run, _bound(request))
+        plan = await _plan(parts, request, run, scan, live)
+        tally, faults = await _write(parts, request, run, plan, live, progress)
         entries = tuple(_entry(each) for each in faults if each.reason != UNSUPPORTED)
         progress("publish", 0, 1)
         published = await publish(
@@ -133,9 +134,11 @@ def _bound(request: IngestRequest) -> frozenset[str] | None:
     return request.only if request.redo is None else request.redo | (request.only or frozenset())
 
 
-async def _plan(parts: IngestParts, request: IngestRequest, run: Run, scan: Scan) -> Plan:
+async def _plan(
+    parts: IngestParts, request: IngestRequest, run: Run, scan: Scan, live: Mapping[str, LiveDocument]
+) -> Plan:
     """What changed, unless a guard says no."""
-    published = {key: each.object_version for key, each in (await parts.runs.documents(run)).items()}
+    published = {key: each.object_version for key, each in live.items()}
     only = _bound(request)
     if request.only:
         unknown_keys(request.only, scan, published)
@@ -148,11 +151,15 @@ async def _plan(parts: IngestParts, request: IngestRequest, run: Run, scan: Scan
 
 
 async def _write(
-    parts: IngestParts, request: IngestRequest, run: Run, plan: Plan, progress: Progress
+    parts: IngestParts,
+    request: IngestRequest,
+    run: Run,
+    plan: Plan,
+    live: Mapping[str, LiveDocument],
+    progress: Progress,
 ) -> tuple[Tally, list[Fault]]:
     """Read, parse, chunk and name rows on one side; embed and stage on the other; a short queue between them."""
     writer = Writer(run, parts.staging, parts.embedder, parts.embeddings(run.corpus_id))
-    live = await parts.runs.documents(run)
     redo = request.redo or frozenset()
     faults = list(plan.faults)
     queue: asyncio.Queue[tuple[Batch, Named] | None] = asyncio.Queue(maxsize=2)

@@ -30,6 +30,11 @@ def bucket_digest(secret: bytes, leaves: Iterable[bytes]) -> bytes:
     return keyed_digest(secret, "bucket", *ordered) if ordered else EMPTY
 
 
+def digest_at(buckets: bytes, bucket: int) -> bytes:
+    """The digest of one bucket out of all."""
+    return buckets[bucket * DIGEST_BYTES : (bucket + 1) * DIGEST_BYTES]
+
+
 def rebuild(secret: bytes, before: bytes, changed: Mapping[int, Iterable[bytes]]) -> bytes:
     """All 256 bucket digests in one string, from those before and the leaves of the changed buckets."""
     digests = bytearray(before or EMPTY * BUCKETS)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ragstone.core.ports import Seqs
+from ragstone.index.audit_records import (
+    Delta,
+    HeldDocument,
+    OtherRow,
+    PackedPostings,
+    RestoreDocument,
+    Subject,
+    VersionRow,
+)
+from ragstone.index.postings import LexicalRow
 from ragstone.index.records import (
     Change,
     Collected,
@@ -36,8 +47,8 @@ class Runs(Protocol):
         """A new run, the only one of its scope on its source. Sweeps the rows of dead runs. Busy if another run
         holds it, CheckRefused while the corpus is held after a rollback."""
 
-    async def documents(self, run: Run) -> Mapping[str, LiveDocument]:
-        """The live documents of the run's source, by key."""
+    async def documents(self, run: Run, only: Collection[str] | None = None) -> Mapping[str, LiveDocument]:
+        """The live documents of the run's source, by key; `only` bounds them to some keys."""
 
     async def withheld(self, run: Run) -> frozenset[str]:
         """The keys of the run's source whose documents were deleted on purpose: a scan leaves them out."""
@@ -135,3 +146,80 @@ class ObjectStore(Protocol):
 
     async def get(self, key: str) -> bytes:
         """The bytes. NotFound if missing."""
+
+    async def replace(self, key: str, data: bytes) -> None:
+        """Store durably over whatever is there: the right bytes in the place of damaged ones."""
+
+
+class Inspection(Protocol):
+    """One moment of a corpus at one version, read only: a publish meanwhile is not seen. Everything comes in pages,
+    so that memory does not grow with the corpus. Contract: tests/contract/test_audit_contract.py."""
+
+    @property
+    def subject(self) -> Subject:
+        """What is inspected."""
+
+    async def versions(self) -> Sequence[VersionRow]:
+        """Every version up to the inspected one, ascending."""
+
+    async def live(self) -> Seqs:
+        """The seqs that are live in the version, one for each entry that says so. At the head, an entry that begins
+        or ends at a version that does not exist yet stands twice: it is not live just once, to the end."""
+
+    def documents(self) -> AsyncIterator[Sequence[HeldDocument]]:
+        """The documents of the version with all their rows, by document id."""
+
+    def others(self) -> AsyncIterator[Sequence[OtherRow]]:
+        """The rows that other kept versions hold and this one does not, each once, by seq."""
+
+    def postings(self) -> AsyncIterator[Sequence[PackedPostings]]:
+        """The postings of every segment of the index, by term."""
+
+    async def cached(self, hashes: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        """The embedding cache's entries of the index's embedder by input hash: the bytes, half floats in little
+        endian."""
+
+    async def delta(self, version: VersionRow) -> Delta | None:
+        """What came and went with a version, as its manifest lists it; None once retention has removed its rows."""
+
+
+class Inspector(Protocol):
+    """Opens inspections. Unknown corpus or version: NotFound."""
+
+    def inspecting(self, tenant: str, corpus: str, as_of: str | None) -> AbstractAsyncContextManager[Inspection]:
+        """The corpus at its head, or as of a version number or a time."""
+
+    async def head(self, corpus_id: bytes) -> int:
+        """The version that serves now."""
+
+
+class Mender(Protocol):
+    """Writes again what an audit found wrong and no publish puts right. Each call is one transaction; what it
+    writes follows from something that was proven, and doing it twice changes nothing more."""
+
+    async def restore_document(self, corpus_id: bytes, truth: RestoreDocument, acl: tuple[str, ...] | None) -> None:
+        """Write a document's row again; its access list too when `acl` is given, which then counts at once."""
+
+    async def settle(self, corpus_id: bytes, index_id: bytes) -> None:
+        """Let what counts at the head end with the next version where it would end at one that does not exist yet,
+        and drop second entries of a row: the publish of a repair goes on from there."""
+
+    async def restore_version(self, corpus_id: bytes, truth: VersionRow) -> None:
+        """Write a version's row again."""
+
+    async def rewrite_postings(
+        self, corpus_id: bytes, index_id: bytes, seqs: Seqs, segments: frozenset[int],
+        rows: AsyncIterator[Sequence[LexicalRow]],
+    ) -> int:  # fmt: skip
+        """Take the postings of `seqs` out of every segment and what cannot be read out of `segments`, and write
+        those of `rows` instead; a segment that changes gets a new number. Gives how many rows were written."""
+
+    async def forget(self, corpus_id: bytes, embedding_id: bytes, hashes: Sequence[bytes]) -> None:
+        """Drop entries of the embedding cache."""
+
+    async def changes_since_checkpoint(self, corpus_id: bytes) -> int:
+        """How many documents came and went since the newest checkpoint, each time counted: what an audit has to read
+        beside it."""
+
+    async def keep_checkpoint(self, corpus_id: bytes, version: int, key: str, digest: bytes) -> None:
+        """Let a version name the manifest that lists everything it holds."""

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from ragstone.core.filters import json_type
@@ -124,10 +125,20 @@ def placed_digest(rows: Iterable[tuple[bytes, int, int, bytes]]) -> bytes:
 
 
 def canonical(value: Any) -> str:
-    """One spelling of a JSON value."""
+    """One spelling of a JSON value, the same after it has been through a database: there a number has no exponent and
+    zero no sign."""
+    return json.dumps(_plain(value), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        value = dict(value)
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        # 1e+22 comes back as an integer of 23 digits: those of its decimal spelling, not of its binary value.
+        return int(Decimal(repr(value))) if "e+" in repr(value) else value or 0.0
+    return value
 
 
 def field_types(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -31,6 +31,16 @@ class FolderObjects:
                 doing="reading an object",
                 next_step="restore the state directory from a backup",
             ) from None
+        except OSError as error:
+            raise Unavailable(
+                f"cannot read {self._root / key}: {error.strerror}",
+                doing="reading an object",
+                next_step=f"mend the rights of {self._root}, then run the same command again",
+            ) from None
+
+    async def replace(self, key: str, data: bytes) -> None:
+        """Store durably over whatever is there."""
+        await asyncio.to_thread(self._put, key, data)
 
     def _put(self, key: str, data: bytes) -> None:
         target = self._root / key

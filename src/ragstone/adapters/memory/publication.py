@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ragstone.adapters.memory.state import Corpus, Docversion, Membership, Version, now
+from ragstone.adapters.memory.state import Corpus, Document, Docversion, Membership, Version, now
 from ragstone.index.merkle import BUCKETS, bucket_of
 from ragstone.index.records import Change, ChangedDocument, Origin, Published, Sealed, VersionStatistics
 from ragstone.index.rows import placed_digest
@@ -76,6 +76,10 @@ class MemoryPublication(ABC):
         closed = np.setdiff1d(_seqs(old), placed)
         if self._recount:
             closed = np.union1d(closed, self._strays(placed))
+            # Only what is open, and nothing that a document which stays places: what is replaced may be damaged.
+            moved = {one.staged.document_id for one in (*fresh, *chosen.gone)}
+            staying = [one for document, one in self._open_versions() if document.document_id not in moved]
+            closed = np.setdiff1d(np.intersect1d(closed, self._index.open_seqs()), _seqs(staying))
         before, buckets_before = self._before()
         delta = self._index.terms[opened].sum(axis=0) - self._index.terms[closed].sum(axis=0)
         change = Change(
@@ -102,8 +106,11 @@ class MemoryPublication(ABC):
         return np.setdiff1d(self._index.open_seqs(), np.union1d(_seqs(self._open()), placed))
 
     def _open(self) -> list[Docversion]:
-        heads = (document.head for document in self._corpus.documents.values())
-        return [self._corpus.docversions[head.docversion_id] for head in heads if head]
+        return [one for _, one in self._open_versions()]
+
+    def _open_versions(self) -> list[tuple[Document, Docversion]]:
+        heads = ((document, document.head) for document in self._corpus.documents.values())
+        return [(document, self._corpus.docversions[head.docversion_id]) for document, head in heads if head]
 
     def _before(self) -> tuple[VersionStatistics, bytes]:
         last = self._corpus.versions[-1].sealed if self._corpus.versions else None

@@ -12,7 +12,7 @@ from ragstone.core.ids import corpus_id, make_id, source_id
 from ragstone.index.records import LiveDocument, Run, RunStart, RunState, StagedBatch, refuse_held
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
 class MemoryRuns:
@@ -68,13 +68,13 @@ class MemoryRuns:
             start.version_kind,
         )
 
-    async def documents(self, run: Run) -> Mapping[str, LiveDocument]:
-        """The live documents of the run's source, by key."""
+    async def documents(self, run: Run, only: Collection[str] | None = None) -> Mapping[str, LiveDocument]:
+        """The live documents of the run's source, by key; `only` bounds them."""
         corpus = self._state.corpus(run.corpus_id)
         found = {}
         for document in corpus.documents.values():
             member = document.head
-            if document.source_id == run.source_id and member is not None:
+            if document.source_id == run.source_id and member and (only is None or document.key in only):
                 staged = corpus.docversions[member.docversion_id].staged
                 found[document.key] = LiveDocument(
                     staged.document_id,

@@ -116,6 +116,9 @@ class Version:
     kind: VersionKind = "ingest"
     note: str = ""
     collected: bool = False
+    # A manifest that lists everything the version holds, where one was sealed.
+    checkpoint_key: str = ""
+    checkpoint_digest: bytes = b""
 
 
 @dataclass(slots=True)

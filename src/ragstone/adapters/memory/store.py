@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from ragstone.adapters.memory.catalog import MemoryCatalog
 from ragstone.adapters.memory.engine import MemoryEngine
 from ragstone.adapters.memory.history import MemoryHistory
+from ragstone.adapters.memory.inspection import MemoryInspector
 from ragstone.adapters.memory.publish import MemoryPublisher
+from ragstone.adapters.memory.repair import MemoryMender
 from ragstone.adapters.memory.runs import MemoryRuns
 from ragstone.adapters.memory.state import State
 from ragstone.adapters.memory.stores import MemoryEmbeddingCache, MemoryEvidence, MemoryObjects
@@ -36,6 +38,8 @@ class MemoryStore:
         self.objects = MemoryObjects()
         self.evidence = MemoryEvidence()
         self._caches: dict[bytes, MemoryEmbeddingCache] = {}
+        self.inspector = MemoryInspector(self.state, self.cache)
+        self.mender = MemoryMender(self.state, self.cache)
 
     def cache(self, corpus_id: bytes) -> MemoryEmbeddingCache:
         """The embedding cache of a corpus: a tenant never learns what another has embedded."""

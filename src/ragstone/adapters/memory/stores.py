@@ -33,6 +33,11 @@ class MemoryEmbeddingCache:
         for each, vector in vectors.items():
             self._vectors.setdefault((embedding_id, each), vector.astype(np.float16))
 
+    def forget(self, embedding_id: bytes, hashes: Sequence[bytes]) -> None:
+        """Drop entries."""
+        for each in hashes:
+            self._vectors.pop((embedding_id, each), None)
+
 
 class MemoryObjects:
     """Implements the port ObjectStore."""
@@ -50,6 +55,10 @@ class MemoryObjects:
         if key not in self._held:
             raise NotFound(f"no object {key!r}", doing="reading an object")
         return self._held[key]
+
+    async def replace(self, key: str, data: bytes) -> None:
+        """Keep bytes in the place of damaged ones."""
+        self._held[key] = data
 
 
 class MemoryEvidence:

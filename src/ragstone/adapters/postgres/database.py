@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.resources import files
@@ -173,9 +175,10 @@ class translated:  # noqa: N801 - used like a function, as contextlib.suppress i
 
 
 AGAIN = "try again shortly"
+FREE = "free space, then run the same command again"
 # What the database says, what we say, and the next step; the first that fits is taken.
 TRANSLATIONS: tuple[tuple[tuple[type[BaseException], ...], type[RagstoneError], str, str], ...] = (
-    ((pg.DiskFull,), ResourceExhausted, "the database's disk is full", "free space, then run the same command again"),
+    ((pg.DiskFull,), ResourceExhausted, "the database's disk is full", FREE),
     (
         (pg.QueryCanceled,),
         DeadlineExceeded,
@@ -199,6 +202,9 @@ TRANSLATIONS: tuple[tuple[tuple[type[BaseException], ...], type[RagstoneError], 
 def as_ours(error: BaseException, doing: str) -> RagstoneError | None:
     """The error of ours that says the same, None for what is a fault in the program."""
     first = str(error).strip().split("\n")[0]
+    if isinstance(error, psycopg.OperationalError) and os.strerror(errno.ENOSPC) in str(error):
+        # A server that cannot even take a connection says so in other words than one that fails to write.
+        return ResourceExhausted(f"the database's disk is full: {first}", doing=doing, next_step=FREE)
     for kinds, ours, says, next_step in TRANSLATIONS:
         if isinstance(error, kinds):
             return ours(f"{says}: {first}", doing=doing, next_step=next_step)

@@ -22,9 +22,10 @@ from ragstone.index.rows import placed_digest
 
 OPENED = """
 create temp table opened on commit drop as
-select distinct p.seq from placement p join fresh f on f.docversion_id = p.docversion_id
-where p.corpus_id = %(corpus)s and p.index_id = %(index)s
-except select seq from live where corpus_id = %(corpus)s and index_id = %(index)s and v_to = %(open)s
+select distinct p.seq from fresh f
+join placement p on p.corpus_id = %(corpus)s and p.docversion_id = f.docversion_id and p.index_id = %(index)s
+where not exists (select 1 from live l where l.corpus_id = %(corpus)s and l.index_id = %(index)s and l.seq = p.seq
+                  and l.v_to = %(open)s)
 """
 CLOSED = """
 create temp table closed on commit drop as
@@ -46,24 +47,37 @@ and not exists (select 1 from placement p join fresh f on f.docversion_id = p.do
                 where p.corpus_id = %(corpus)s and p.index_id = %(index)s and p.seq = l.seq)
 except select seq from closed
 """
+# A repair closes only what is open, and nothing that a document which stays places: what it replaces may be damaged.
+KEPT = """
+delete from closed c
+where not exists (select 1 from live l where l.corpus_id = %(corpus)s and l.index_id = %(index)s and l.seq = c.seq
+                  and l.v_to = %(open)s)
+   or exists (select 1 from placement p
+              join membership m on m.corpus_id = p.corpus_id and m.docversion_id = p.docversion_id
+                   and m.v_to = %(open)s
+              where p.corpus_id = %(corpus)s and p.index_id = %(index)s and p.seq = c.seq
+                and m.document_id not in (select document_id from fresh union all select document_id from gone))
+"""
 DELTA = """
 select count(*), coalesce(sum(c.joined_terms), 0), coalesce(sum(c.title_terms), 0)
-from {table} t join chunk c on c.corpus_id = %(corpus)s and c.index_id = %(index)s and c.seq = t.seq
+from {table} t left join chunk c on c.corpus_id = %(corpus)s and c.index_id = %(index)s and c.seq = t.seq
 """
 COUNTED = """
 select (select count(*) from membership where corpus_id = %(corpus)s and v_to = %(open)s), count(*),
        coalesce(sum(c.joined_terms), 0), coalesce(sum(c.title_terms), 0)
-from live l join chunk c on c.corpus_id = l.corpus_id and c.index_id = l.index_id and c.seq = l.seq
+from live l left join chunk c on c.corpus_id = l.corpus_id and c.index_id = l.index_id and c.seq = l.seq
 where l.corpus_id = %(corpus)s and l.index_id = %(index)s and l.v_to = %(open)s
 """
+# A bucket is a range of document ids: read through the index of what is open, not by looking at every document.
 LEAVES = """
-select m.document_id, dv.leaf from membership m
+select m.document_id, dv.leaf from unnest(%(lows)s::bytea[], %(highs)s::bytea[]) bucket(low, high)
+join membership m on m.corpus_id = %(corpus)s and m.v_to = %(open)s
+     and m.document_id >= bucket.low and m.document_id < bucket.high
 join docversion dv on dv.corpus_id = m.corpus_id and dv.docversion_id = m.docversion_id
-where m.corpus_id = %(corpus)s and m.v_to = %(open)s and get_byte(m.document_id, 0) = any(%(buckets)s)
-  and not exists (select 1 from fresh f where f.document_id = m.document_id)
+where not exists (select 1 from fresh f where f.document_id = m.document_id)
   and not exists (select 1 from gone g where g.document_id = m.document_id)
 union all
-select document_id, leaf from fresh where get_byte(document_id, 0) = any(%(buckets)s)
+select document_id, leaf from fresh
 """
 MANIFEST_LINES = """
 select f.document_id, f.key, f.object_version, f.leaf, r.row_ids, r.chunk_ids, r.starts, r.ends, r.hashes
@@ -100,12 +114,10 @@ values (%(corpus)s, %(v)s, %(parent)s, %(kind)s, %(index)s, %(run)s, %(root)s, %
                                      where corpus_id = %(corpus)s)))
 """
 
+HIGHEST = b"\xff" * 17  # above every document id
 # A tenth of the rows is new: what the planner knows is out of date.
 GROWN = 10
-ANALYZED = (
-    "live", "membership", "document", "docversion", "placement", "chunk", "text (corpus_id, text_hash)",
-    "acl", "source",
-)  # fmt: skip
+WRITTEN = ("live", "membership")
 
 
 class PostgresPublication(ABC):
@@ -142,8 +154,11 @@ class PostgresPublication(ABC):
     async def change(self) -> Change:
         """Compare with the head: what would change. IntegrityError when rows are missing."""
         stale = await self._choose()
-        for sql in (OPENED, CLOSED, STRAY) if self._recount else (OPENED, CLOSED):
+        # Temporary tables have no statistics of their own accord, and every statement from here on joins them.
+        await self._run_sql("analyze fresh, gone")
+        for sql in (OPENED, CLOSED, STRAY, KEPT) if self._recount else (OPENED, CLOSED):
             await self._run_sql(sql)
+        await self._run_sql("analyze opened, closed")
         opened = (await self._run_sql(DELTA.format(table="opened")))[0]
         closed = (await self._run_sql(DELTA.format(table="closed")))[0]
         before, buckets_before = await self._before()
@@ -184,7 +199,8 @@ class PostgresPublication(ABC):
         return before, bytes(rows[0][1])
 
     async def _leaves(self, buckets: set[int]) -> Mapping[int, tuple[bytes, ...]]:
-        self._names["buckets"] = sorted(buckets)
+        self._names["lows"] = [bytes([bucket]) for bucket in sorted(buckets)]
+        self._names["highs"] = [bytes([bucket + 1]) if bucket + 1 < BUCKETS else HIGHEST for bucket in sorted(buckets)]
         grouped: dict[int, list[bytes]] = {bucket: [] for bucket in buckets}
         for document, leaf in await self._run_sql(LEAVES):
             grouped[bucket_of(document)].append(bytes(leaf))
@@ -210,7 +226,7 @@ class PostgresPublication(ABC):
         # Autovacuum is minutes away, and plans made for empty tables are bad ones: a process killed right after
         # its commit left 300 documents whose passages took more than 100 s to read. So this commits as well.
         if change.rows_opened * GROWN >= sealed.statistics.rows:
-            for table in ANALYZED:
+            for table in WRITTEN:
                 await self._connection.execute(f"analyze {table}")
         self.decided = True
         return Published(

@@ -10,7 +10,7 @@ import psycopg
 
 from ragstone.adapters.postgres.database import Connection, Database
 from ragstone.adapters.postgres.maintenance import maintain
-from ragstone.adapters.postgres.publication import PostgresPublication
+from ragstone.adapters.postgres.publication import GROWN, PostgresPublication
 from ragstone.adapters.postgres.retention import collect
 from ragstone.core.errors import Busy, IntegrityError
 from ragstone.index.records import Outcome, Retention, Run, refuse_held, refuse_other_recipe
@@ -53,6 +53,7 @@ with moved as (
 )
 update corpus set epoch = epoch + (select count(*) from moved) where corpus_id = %(corpus)s
 """
+STAGED = ("document", "docversion", "placement", "chunk", "text (corpus_id, text_hash)", "acl", "source")
 # An entry that a newer scan made is neither taken away nor replaced by an older one.
 UNFAULTED = """
 delete from quarantine where corpus_id = %(corpus)s and source_id = %(source)s and not key = any(%(faulty)s)
@@ -107,7 +108,6 @@ class PostgresPublisher:
         await collect(self._database, corpus_id, self._retention, force=False)
         await maintain(self._database, corpus_id, index_id, self._segments_max, self._ann_rows_min)
 
-
     async def tend(self, corpus_id: bytes) -> None:
         """Maintain every index of a corpus."""
         async with self._database.connection("reading the indexes of a corpus") as connection:
@@ -159,10 +159,19 @@ class RunPublication(PostgresPublication):
 
     async def _choose(self) -> tuple[str, ...]:
         await self._count()
+        await self._analyze()
         await self._run_sql(FRESH)
         stale = await self._run_sql("delete from fresh where not newer returning key")
         await self._run_sql(GONE)
         return tuple(row[0] for row in stale)
+
+    async def _analyze(self) -> None:
+        """Tell the planner of what was staged, when that is a tenth of all: with what it knew of empty tables, the
+        comparison of a first run of 100,000 rows took minutes instead of two seconds."""
+        known = await self._run_sql("select greatest(reltuples, 0) from pg_class where oid = 'chunk'::regclass")
+        if self._outcome.rows * GROWN >= known[0][0]:
+            for table in STAGED:
+                await self._connection.execute(f"analyze {table}")
 
     async def _count(self) -> None:
         rows = (await self._run_sql("select count(*) from chunk where corpus_id = %(corpus)s and run_id = %(run)s"))[0]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -181,8 +181,8 @@ class PostgresRuns:
         for (run_id,) in await cursor.fetchall():
             await sweep(connection, corpus, run_id, "dead")
 
-    async def documents(self, run: Run) -> Mapping[str, LiveDocument]:
-        """The live documents of the run's source, by key."""
+    async def documents(self, run: Run, only: Collection[str] | None = None) -> Mapping[str, LiveDocument]:
+        """The live documents of the run's source, by key; `only` bounds them."""
         sql = """
             select d.key, d.document_id, v.docversion_id, v.object_version, v.source_order
             from document d
@@ -190,8 +190,12 @@ class PostgresRuns:
             join docversion v on v.corpus_id = d.corpus_id and v.docversion_id = m.docversion_id
             where d.corpus_id = %s and d.source_id = %s
         """
+        values: list[Any] = [OPEN, run.corpus_id, run.source_id]
+        if only is not None:
+            sql += " and d.key = any(%s)"
+            values.append(list(only))
         async with self._database.connection("reading the published documents") as connection:
-            cursor = await connection.execute(sql, (OPEN, run.corpus_id, run.source_id))
+            cursor = await connection.execute(sql, values)
             return {row[0]: LiveDocument(row[1], row[2], row[0], row[3], row[4]) for row in await cursor.fetchall()}
 
     async def withheld(self, run: Run) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -117,6 +118,9 @@ def error_document(code: str, what: str, doing: str, next_step: str) -> dict[str
 def with_system(ctx: click.Context, work: Callable[[System], Awaitable[Result]]) -> Result:
     """Open the parts, do the work, ship what evidence it left, close."""
     from ragstone.bootstrap import System, environment  # noqa: PLC0415 - a help page needs none of it
+
+    # One error says it; the pool would say it at every attempt to connect again.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
     async def inside() -> Result:
         async with System(settings_of(ctx), environment()) as system:
