@@ -190,6 +190,7 @@ class System:
             recipe=self.recipe(embedder),
             limits=self.parse_limits,
             deletes_percent=self.settings.limits.deletes_percent,
+            checkpoint=self._checkpoint,
         )
 
     @property
@@ -211,6 +212,11 @@ class System:
         collected = await PostgresHistory(database).collect(corpus, retention, force=True)
         await PostgresPublisher(database, retention=retention).tend(corpus)
         return collected
+
+    async def _checkpoint(self, tenant: str, corpus: str) -> str:
+        from ragstone.index.checkpoint import seal_checkpoint  # noqa: PLC0415 - as above
+
+        return await seal_checkpoint(await self.inspector(), await self.mender(), self.objects, tenant, corpus)
 
     async def inspector(self) -> PostgresInspector:
         """What an audit reads."""

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ragstone.core.deadline import Deadline
@@ -35,10 +35,14 @@ from ragstone.observe.record import Made, evidence_of, failure_of
 from ragstone.retrieve.ports import Catalog
 from ragstone.retrieve.stage import Ask, Clock, Retrieved, Retriever
 
+# Whether a checkpoint is due is looked at with every sixteenth version: asking costs a read of all of them.
+CHECKPOINT_EVERY = 16
+
 
 @dataclass(frozen=True, slots=True)
 class IngestParts:
-    """What an ingest runs on."""
+    """What an ingest runs on. `checkpoint` seals a manifest that lists everything a corpus (tenant, name) holds, when
+    one is due; None leaves that out."""
 
     runs: Runs
     staging: Staging
@@ -49,6 +53,7 @@ class IngestParts:
     recipe: Recipe
     limits: ParseLimits
     deletes_percent: float
+    checkpoint: Callable[[str, str], Awaitable[str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ async def ingest(parts: IngestParts, request: IngestRequest, progress: Progress 
             await parts.runs.end(run, "failed")
         raise
     await parts.runs.end(run, "published" if published else "unchanged")
+    published = published and await _checkpointed(parts, request, published)
     return IngestReport(
         source=request.source,
         corpus=request.corpus,
@@ -127,6 +133,17 @@ async def ingest(parts: IngestParts, request: IngestRequest, progress: Progress 
         tally=tally,
         seconds=time.monotonic() - began,
     )
+
+
+async def _checkpointed(parts: IngestParts, request: IngestRequest, published: Published) -> Published:
+    """Look now and then whether a checkpoint is due; one that cannot be sealed is told, and due again next time."""
+    if parts.checkpoint is None or published.version % CHECKPOINT_EVERY:
+        return published
+    try:
+        await parts.checkpoint(request.tenant, request.corpus)
+    except RagstoneError as error:
+        return replace(published, maintenance=published.maintenance or error.what)
+    return published
 
 
 def _bound(request: IngestRequest) -> frozenset[str] | None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ragstone.bootstrap import System
 from ragstone.core.errors import Busy, RagstoneError
 from ragstone.core.ports import Seqs
 from ragstone.core.progress import Progress, silent
@@ -51,6 +52,15 @@ class RepairParts:
     ingest: IngestParts
     mender: Mender
     opener: Opener
+
+
+async def audit_parts(system: System) -> AuditParts:
+    """What an audit of this system's corpora runs on."""
+
+    async def lister(source: SourceLine) -> Listing:
+        return await listed(system.source, source)
+
+    return AuditParts(await system.inspector(), system.objects, lister)
 
 
 async def listed(opener: Opener, source: SourceLine) -> Listing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -45,10 +45,11 @@ def audit(ctx: click.Context, mend: bool, as_of: str | None, corpus: str, as_jso
     progress = Shown("entries")
 
     async def work(system: System) -> tuple[AuditReport, Mended | None]:
-        from ragstone.index import audit_stage  # noqa: PLC0415 - a help page needs none of it
+        from ragstone.entrypoints.repair import audit_parts  # noqa: PLC0415 - a help page needs none of it
+        from ragstone.index import audit_stage  # noqa: PLC0415 - as above
 
         try:
-            parts = await _parts(system)
+            parts = await audit_parts(system)
             found = await audit_stage.audit(parts, TENANT, corpus, as_of, progress)
             if not mend or found.clean:
                 return found, None
@@ -77,16 +78,6 @@ def _print(report: AuditReport, done: Mended | None, *, as_json: bool) -> None:
         if done:
             echo(repair_page(done))
         echo(audit_page(report, repaired=done is not None))
-
-
-async def _parts(system: System) -> AuditParts:
-    from ragstone.entrypoints.repair import listed  # noqa: PLC0415 - a help page needs none of it
-    from ragstone.index.audit_stage import AuditParts  # noqa: PLC0415 - as above
-
-    async def lister(source: Any) -> Any:
-        return await listed(system.source, source)
-
-    return AuditParts(await system.inspector(), system.objects, lister)
 
 
 async def _mended(
