@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 help:
 	@echo "make demo    set up, fetch the models, ingest a handbook, ask three questions"
 	@echo "make test    set up and run every test"
-	@echo "make soak    set up, then a quarter of an hour of crashes and load"
+	@echo "make soak    set up, then half an hour of crashes, load and broken mechanisms"
 	@echo "make check   format, lint, types, import contracts, house rules"
 	@echo "make docs    make the generated reference pages anew"
 	@echo "make clean   remove the environment and the state of the demo"
@@ -38,7 +38,8 @@ test: $(VENV)/dev.stamp
 
 # Named file by file: plain pytest does not collect them.
 soak: $(VENV)/dev.stamp
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -v -s tests/e2e/soak_workers.py tests/e2e/soak_crashes.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -v -s tests/e2e/soak_broken_on_purpose.py tests/e2e/soak_workers.py \
+		tests/e2e/soak_crashes.py
 
 check: $(VENV)/dev.stamp
 	@$(BIN)/ruff format --check .
