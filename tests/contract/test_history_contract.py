@@ -1,79 +1,28 @@
-"""The contract of the port History, run by every backend: rollback and hold, deletion, retention."""
+"""The contract of the port History, run by every backend: rollback and hold, deletion."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from dataclasses import replace
 
-import numpy as np
 import pytest
+from contract_history import picture, published, remove, roll, three_versions, under_way
 from contract_stacks import (
     TENANT,
     Ingest,
-    Stack,
     ask,
     document,
     found,
     fresh,
     ident,
     legs,
-    questions,
     random_documents,
-    staged,
     start,
 )
 
 from ragstone.core.errors import Busy, CheckRefused, NotFound, UsageError
 from ragstone.core.nouns import Asker
-from ragstone.index.records import Retention
-from ragstone.index.stage import delete, publish, rollback
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-
-async def roll(stack: Stack, corpus: str, to: str):
-    return await rollback(stack.history, stack.objects, TENANT, corpus, to)
-
-
-async def remove(stack: Stack, corpus: str, name: str):
-    return await delete(stack.history, stack.objects, TENANT, corpus, name)
-
-
-async def three_versions(stack: Stack, corpus: str) -> None:
-    """Sixty documents; then ten replaced by longer ones, five gone; then ten more, and one back."""
-    await Ingest(corpus, random_documents(1, 60)).into(stack)
-    longer = [replace(one, object_version="2", source_order="2") for one in random_documents(2, 10, chunks=9)]
-    longer = [replace(one, title=f"{one.title} much longer than the titles were before") for one in longer]
-    await Ingest(corpus, longer, deleted=[f"d{n:04d}" for n in range(20, 25)], order="2").into(stack)
-    more = [replace(one, key=f"e{one.key}", source_order="3") for one in random_documents(3, 10)]
-    await Ingest(corpus, [*more, document("d0020", "stone again", version="3", order="3")], order="3").into(stack)
-
-
-async def picture(stack: Stack, corpus: str, as_of: str | None = None) -> list[tuple[object, ...]]:
-    """Which rows every question gets, with which scores."""
-    view = await stack.view(corpus, as_of)
-    seen: list[tuple[object, ...]] = [(view.rows, view.norms)]
-    for question in questions(5, 8):
-        hits = await legs(stack, view, await ask(question), 30)
-        seen += [(one.seqs.tolist(), one.scores.tolist(), one.matching) for one in hits]
-    return seen
-
-
-@asynccontextmanager
-async def under_way(stack: Stack, corpus: str, *documents, order: str = "9", scope: str = "scan", source: str = "docs"):
-    """A run that has staged documents and not published."""
-    begun = replace(start(corpus, order=order, source=source), scope=scope)
-    run = await stack.runs.begin(begun)
-    writer = await staged(stack, run, documents)
-    try:
-        yield run, writer.tally
-    finally:
-        await stack.runs.end(run, "failed")
-
-
-async def published(stack: Stack, run, tally, deleted=(), **how):
-    how = {"replaces_quarantine": True, **how}
-    return await publish(run, tally, stack.publisher, stack.objects, deleted, (), **how)
 
 
 @pytest.mark.parametrize("to", ["1", "2"])
@@ -213,109 +162,23 @@ async def test_deleting_needs_a_name(stack):
     assert not (await stack.view(corpus)).restricted
 
 
-async def test_retention_removes_what_no_kept_version_holds(stack):
-    """Rows, texts and document versions of expired versions go; kept ones read as before, to the last bit."""
+async def test_a_source_that_went_back_sets_access_right(stack):
+    """Opened by mistake, rolled back, and mended in the source: the document has the object version of before, and
+    today's access list; so it counts as changed, and the next ingest closes it again."""
     corpus = fresh()
-    await three_versions(stack, corpus)
-    kept = {version: await picture(stack, corpus, version) for version in ("2", "3")}
-    before = await stack.rows(ident(corpus))
-    done = await stack.history.collect(ident(corpus), Retention(2), force=True)
-    assert (done.oldest, done.versions, done.documents) == (2, 1, 15)
-    assert await stack.rows(ident(corpus)) == before - done.rows
-    assert 0 < done.texts <= done.rows
-    for version, seen in kept.items():
-        assert await picture(stack, corpus, version) == seen
-    for read in (stack.view(corpus, "1"), roll(stack, corpus, "1")):
-        with pytest.raises(NotFound, match="version 1 is no longer kept; the oldest that is is 2"):
-            await read
-    again = await stack.history.collect(ident(corpus), Retention(2), force=True)
-    assert (again.versions, again.rows, again.oldest) == (0, 0, 2)
-
-
-async def test_retention_waits_until_it_is_worth_it(stack):
-    """Without force nothing is removed before a tenth of what is kept has expired."""
-    corpus = fresh()
-    for number in range(14):
-        await Ingest(corpus, [document("a", f"oak {number}", version=str(number), order=f"{number:02}")]).into(stack)
-        await Ingest(corpus).into(stack)
-    idle = await stack.history.collect(ident(corpus), Retention(13), force=False)
-    assert (idle.versions, idle.oldest, await stack.rows(ident(corpus))) == (1, 2, 13)
-    idle = await stack.history.collect(ident(corpus), Retention(30), force=False)
-    assert (idle.versions, idle.rows) == (0, 0)
-
-
-async def test_retention_spares_what_runs_under_way_count_on(stack):
-    """A run may reuse the rows of the version it began with, and has rows of its own that nobody sees; what a dead
-    run left goes."""
-    corpus = fresh()
-    whole = document("a", "oak one", "oak two", "oak three")
-    await Ingest(corpus, [whole]).into(stack)
-    dead = await stack.runs.begin(start(corpus, source="dead"))
-    await staged(stack, dead, [document("x", "lost words")])
-    await stack.kill(dead)
-    changed = document("a", "oak one", "oak two", "oak four", version="2", order="5")
-    async with under_way(stack, corpus, changed, order="5") as (run, tally):
-        only = document("a", "moss", version="3", order="2")
-        async with under_way(stack, corpus, only, order="2", scope="changes") as (single, its):
-            assert await published(stack, single, its, replaces_quarantine=False)
-        done = await stack.history.collect(ident(corpus), Retention(1), force=True)
-        assert (done.oldest, done.rows, done.texts) == (1, 0, 0)
-        assert await published(stack, run, tally)
-    view = await stack.view(corpus)
-    assert (view.version, view.rows) == (3, 3)
-    done = await stack.history.collect(ident(corpus), Retention(1), force=True)
-    assert (done.oldest, done.rows) == (3, 2)
-    assert await found(stack, view, "oak four moss lost") == {"a"}
-    assert await stack.rows(ident(corpus)) == 3
-
-
-async def test_rows_that_were_never_published_go_too(stack):
-    """A document that lost against a newer one leaves rows in no version."""
-    corpus = fresh()
-    async with under_way(stack, corpus, document("a", "old", order="1"), document("b", "oak", order="1")) as (
-        run,
-        tally,
-    ):
-        newer = document("a", "new", version="2", order="2")
-        async with under_way(stack, corpus, newer, order="2", scope="changes") as (single, its):
-            await published(stack, single, its, replaces_quarantine=False)
-        done = await published(stack, run, tally)
-        assert done.stale == ("a",)
-    assert await stack.rows(ident(corpus)) == 3
-    assert (await stack.history.collect(ident(corpus), Retention(), force=True)).rows == 1
-    assert await stack.rows(ident(corpus)) == 2
-
-
-async def test_fifty_small_publishes(stack):
-    """Segments stay few, dead rows are a bounded share, and scores are those of a corpus that was built at once."""
-    corpus, twin = fresh(), fresh()
-    documents = random_documents(21, 80, chunks=2)
-    await Ingest(corpus, documents).into(stack)
-    view = await stack.view(corpus)
-    for number in range(50):
-        at = number * 4 % 80
-        some = [
-            replace(one, key=documents[at + n].key, object_version=f"v{number}", source_order=f"2{number:02}")
-            for n, one in enumerate(random_documents(100 + number, 4, chunks=2))
-        ]
-        documents[at : at + 4] = some
-        await Ingest(corpus, some, order=f"2{number:02}").into(stack)
-        await stack.history.collect(ident(corpus), Retention(3), force=True)
-        await stack.publisher.maintain(view.corpus_id, view.index_id)
-        assert await stack.segments(ident(corpus)) <= 8
-    alive = await stack.rows(ident(corpus))
-    assert alive <= 160 + 3 * 8
-    posted = await stack.posted(ident(corpus))
-    assert len(posted) <= alive * 1.25 + 8 * 8
-    # The norms were frozen on the way, so both are read with those of the fresh one.
-    await Ingest(twin, documents).into(stack)
-    one, other = await stack.view(corpus), await stack.view(twin)
-    assert (one.version, one.rows) == (51, other.rows)
-    one = replace(one, norms=other.norms)
-    for question in questions(7, 20):
-        query = await ask(question)
-        for ours, theirs in zip(await legs(stack, one, query, 500), await legs(stack, other, query, 500), strict=True):
-            assert np.array_equal(np.sort(ours.scores), np.sort(theirs.scores))
+    mine = document("a", "oak", acl=("user:ann",))
+    await Ingest(corpus, [mine]).into(stack)
+    await Ingest(corpus, [replace(mine, object_version="2", source_order="2", acl=("public",))], order="2").into(stack)
+    await roll(stack, corpus, "1")
+    await stack.history.resume(TENANT, corpus)
+    assert await found(stack, await stack.view(corpus), "oak") == {"a"}
+    async with under_way(stack, corpus, order="3") as (run, _):
+        assert (await stack.runs.documents(run))["a"].object_version != mine.object_version
+    await Ingest(corpus, [replace(mine, source_order="4")], order="4").into(stack)
+    async with under_way(stack, corpus, order="5") as (run, _):
+        assert (await stack.runs.documents(run))["a"].object_version == mine.object_version
+    for asker, seen in ((None, set()), ("user:ann", {"a"})):
+        assert await found(stack, await stack.view(corpus, None, asker), "oak") == seen
 
 
 async def test_versions_are_published_in_order_of_time(stack):

@@ -192,6 +192,15 @@ async def test_quarantine_follows_what_is_newer(stack, corpus):
     assert await stack.quarantine(ident(corpus)) == []
 
 
+async def test_a_fault_that_is_found_again_is_as_new_as_that(stack, corpus):
+    """An older change without it does not take it away."""
+    await (await scan(stack, corpus, "2").begin(faults=[fault("q", "2")])).publish()
+    late = await changes(stack, corpus, "4").begin(document("q", "moss"))
+    await (await scan(stack, corpus, "5").begin(faults=[fault("q", "2")])).publish()
+    await late.publish()
+    assert await stack.quarantine(ident(corpus)) == [("q", "2", "invalid_utf8")]
+
+
 async def test_the_clock_of_a_source_goes_forward(stack, corpus):
     """Orders follow the clock, and go on from the last one when the clock is behind it."""
     tenant = start(corpus).tenant

@@ -41,12 +41,12 @@ MECHANISMS = (
     Broken(
         "a run from before a rollback publishes after it",
         f"{POSTGRES}/publish.py", "    if state[1]:", "    if False:",
-        ("tests/contract/test_history_contract.py",),
+        ("tests/contract/test_history_contract.py", "tests/contract/test_retention_contract.py"),
     ),
     Broken(
         "the hold is not looked at",
         f"{INDEX}/records.py", "    if hold:\n", "    if False:\n",
-        ("tests/contract/test_history_contract.py",),
+        ("tests/contract/test_history_contract.py", "tests/contract/test_retention_contract.py"),
     ),
     Broken(
         "a row that the new version keeps is closed",
@@ -106,17 +106,17 @@ MECHANISMS = (
     Broken(
         "retention does not look at runs under way",
         f"{POSTGRES}/retention.py", "min([retention.oldest(head), *running])", "retention.oldest(head)",
-        ("tests/contract/test_history_contract.py",),
+        ("tests/contract/test_history_contract.py", "tests/contract/test_retention_contract.py"),
     ),
     Broken(
         "a deletion leaves old versions as they are",
         f"{POSTGRES}/history.py", "        await self._run_sql(SUPPRESS)", "        pass",
-        ("tests/contract/test_history_contract.py",),
+        ("tests/contract/test_history_contract.py", "tests/contract/test_retention_contract.py"),
     ),
     Broken(
         "a rollback ranks with the statistics of the head",
         f"{POSTGRES}/history.py", "        return float(joined), float(title)", "        return None",
-        ("tests/contract/test_history_contract.py",),
+        ("tests/contract/test_history_contract.py", "tests/contract/test_retention_contract.py"),
     ),
     Broken(
         "rows that are not live count",

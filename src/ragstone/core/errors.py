@@ -92,6 +92,15 @@ class NotFound(UsageError):
     code = "not_found"
 
 
+def no_longer_kept(version: int) -> NotFound:
+    """What a read of a version is told that retention let go while it was under way."""
+    return NotFound(
+        f"version {version} is no longer kept",
+        doing="reading the version",
+        next_step="ask again, or see which there are: ragstone versions list",
+    )
+
+
 class CheckRefused(Terminal):
     """A guard said no: nothing was changed."""
 

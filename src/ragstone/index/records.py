@@ -276,7 +276,12 @@ class Retention:
 
     def due(self, head: int, oldest_held: int) -> bool:
         """Whether so many versions have expired that collecting them is worth it: a tenth of what is kept."""
-        return self.oldest(head) - oldest_held >= max(1, self.versions // 10)
+        return self.oldest(head) - oldest_held >= self.batch
+
+    @property
+    def batch(self) -> int:
+        """How many versions are let go at once, at least."""
+        return max(1, self.versions // 10)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from ragstone.adapters.memory.columns import Index, mask_of
+from ragstone.core.errors import no_longer_kept
 from ragstone.core.filters import Filter, matches, to_json
 from ragstone.core.ids import ID_BYTES
 from ragstone.core.ports import LegHits, LegName, Query, RowScores, Scores, Seqs, Vector, View
@@ -146,9 +147,15 @@ class MemoryEngine:
         if found is None:
             index = self._index(view)
             mask = index.live(view.version)
+            if np.count_nonzero(mask) != view.rows and self._collected(view):
+                raise no_longer_kept(view.version)
             found = Selection.of(index, mask, np.flatnonzero(mask), everything=True)
             self._live.put(_place(view), found, found.nbytes)
         return found
+
+    def _collected(self, view: View) -> bool:
+        versions = self._state.corpus(view.corpus_id).versions
+        return any(one.version == view.version and one.collected for one in versions)
 
     def _selection(self, view: View, tree: Filter | None) -> Selection:
         live = self._everything(view)

@@ -112,11 +112,11 @@ class Deletion(MemoryPublication):
 
 
 def _document(corpus: Corpus, name: str, said: str) -> tuple[Document, str]:
-    """A document that some version holds or held, and its full name."""
+    """A document that some version holds or held, or that was deleted, and its full name."""
     found = {}
     for document in corpus.documents.values():
         full = f"{corpus.sources[document.source_id].name}:{document.key}"
-        if name in {document.key, full} and document.memberships:
+        if name in {document.key, full} and (document.memberships or document.suppressed):
             found[full] = document
     if not found:
         raise NotFound(

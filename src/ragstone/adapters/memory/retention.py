@@ -21,6 +21,8 @@ def collect(state: State, corpus: Corpus, retention: Retention, *, force: bool) 
             sweep(corpus, run_id, "dead")
     running = {run_id: line.base for run_id, line in corpus.runs.items() if line.state == "running"}
     oldest = min([retention.oldest(corpus.head), *running.values()])
+    if not force and oldest - held < retention.batch:
+        return Collected(held)
     for document in corpus.documents.values():
         document.memberships = [one for one in document.memberships if one.v_to > oldest]
     rows = 0

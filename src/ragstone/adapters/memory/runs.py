@@ -76,11 +76,13 @@ class MemoryRuns:
             member = document.head
             if document.source_id == run.source_id and member and (only is None or document.key in only):
                 staged = corpus.docversions[member.docversion_id].staged
+                # As on PostgreSQL: with another access list than its version came with, it counts as changed.
+                same = document.acl == frozenset(staged.acl)
                 found[document.key] = LiveDocument(
                     staged.document_id,
                     staged.docversion_id,
                     document.key,
-                    staged.object_version,
+                    staged.object_version if same else "",
                     staged.source_order,
                 )
         return found

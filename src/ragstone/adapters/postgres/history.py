@@ -70,7 +70,8 @@ NAMED = """
 select d.document_id, s.name, d.key from document d
 join source s on s.corpus_id = d.corpus_id and s.source_id = d.source_id
 where d.corpus_id = %(corpus)s and d.key = any(%(keys)s) and %(name)s in (d.key, s.name || ':' || d.key)
-  and exists (select 1 from membership m where m.corpus_id = d.corpus_id and m.document_id = d.document_id)
+  and (d.suppressed_at is not null
+       or exists (select 1 from membership m where m.corpus_id = d.corpus_id and m.document_id = d.document_id))
 """
 
 
@@ -195,7 +196,7 @@ class Deletion(PostgresPublication):
 
 async def _lock(connection: Connection, ident: bytes, corpus: str) -> Serving:
     cursor = await connection.execute(
-        "select head, index_id, secret from corpus where corpus_id = %s for update", (ident,)
+        "select head, index_id, secret from corpus where corpus_id = %s for no key update", (ident,)
     )
     row = await cursor.fetchone()
     if row is None or row[0] == 0:

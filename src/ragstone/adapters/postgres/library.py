@@ -34,6 +34,9 @@ q.corpus_id = %(corpus)s and q.dismissed_at is null
 and not exists (select 1 from document d join membership m on m.corpus_id = d.corpus_id
                 and m.document_id = d.document_id and m.v_from <= %(v)s and m.v_to > %(v)s
                 where d.corpus_id = q.corpus_id and d.source_id = q.source_id and d.key = q.key)
+and not exists (select 1 from document d where d.corpus_id = q.corpus_id and d.source_id = q.source_id
+                and d.key = q.key and (d.suppressed_at is not null or d.acl_id not in (
+                  select acl_id from acl where corpus_id = %(corpus)s and principals && %(principals)s)))
 """
 TOTAL = f"""
 select (select count(*) from membership m

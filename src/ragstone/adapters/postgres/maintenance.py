@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ragstone.adapters.postgres.copying import copy_postings, multirange
 from ragstone.adapters.postgres.database import Connection, Database, fetch_one
-from ragstone.adapters.postgres.runs import copy_postings
 from ragstone.index.postings import merge, pack, unpack
 
 MAINTENANCE_LOCK = 0x7261_6773
@@ -50,26 +50,34 @@ where corpus_id = %(corpus)s and index_id = %(index)s and segment_id = any(%(cho
     order by term desc limit 1), '')
 order by term, segment_id
 """
+NEXT_SEGMENT = """
+update index set next_segment = next_segment + 1 where corpus_id = %s and index_id = %s returning next_segment
+"""
 REPLACE = """
 with old as (delete from segment where corpus_id = %(corpus)s and index_id = %(index)s
-             and segment_id = any(%(chosen)s) returning *),
-     kept as (select range_agg(int4range(c.seq, c.seq + 1)) as spans, count(*) as n from old, unnest(old.spans) span
-              join chunk c on c.corpus_id = %(corpus)s and c.index_id = %(index)s
-                   and c.seq >= lower(span) and c.seq < upper(span))
+             and segment_id = any(%(chosen)s) returning run_id)
 insert into segment (corpus_id, index_id, segment_id, seq_lo, seq_hi, n_rows, run_id, spans)
-select %(corpus)s, %(index)s, %(new)s, lower(spans), upper(spans), n, (select run_id from old limit 1), spans from kept
+select %(corpus)s, %(index)s, %(new)s, lower(spans), upper(spans), %(n)s, (select run_id from old limit 1), spans
+from (select %(spans)s::int4multirange as spans) made
 """
 REMOVE = "delete from segment where corpus_id = %(corpus)s and index_id = %(index)s and segment_id = any(%(chosen)s)"
 
 
 async def maintain(database: Database, corpus: bytes, index: bytes, segments_max: int, ann_rows_min: int) -> None:
     """Merge segments beyond `segments_max`; build HNSW at `ann_rows_min` rows where pgvector is safe."""
-    async with database.transaction("merging postings segments") as connection:
-        got = await fetch_one(
-            connection, "select pg_try_advisory_xact_lock(%s, hashtext(%s))", (MAINTENANCE_LOCK, index.hex())
-        )
-        if got[0]:
-            await _merge(connection, corpus, index, segments_max)
+    async with database.connection("merging postings segments") as connection:
+        if await _chosen(connection, corpus, index, segments_max):
+            # In a transaction of its own: a lock on the index's row would hold up every run while the merge lasts.
+            new = await fetch_one(connection, NEXT_SEGMENT, (corpus, index))
+            async with connection.transaction():
+                # One recipe gives the same index id in every corpus.
+                got = await fetch_one(
+                    connection,
+                    "select pg_try_advisory_xact_lock(%s, hashtext(%s))",
+                    (MAINTENANCE_LOCK, corpus.hex() + index.hex()),
+                )
+                if got[0]:
+                    await _merge(connection, corpus, index, segments_max, int(new[0]))
     async with database.connection("refreshing planner statistics") as connection:
         # The tables that reading passages joins were seen to in the publish itself.
         known = await fetch_one(connection, "select reltuples from pg_class where oid = 'vector'::regclass")
@@ -81,44 +89,45 @@ async def maintain(database: Database, corpus: bytes, index: bytes, segments_max
         await _build_ann(database, corpus, index, ann_rows_min)
 
 
-async def _merge(connection: Connection, corpus: bytes, index: bytes, segments_max: int) -> None:
-    """Make one segment of the smallest ones when there are too many, and of every one that has many dead rows."""
-    cursor = await connection.execute(SEGMENTS, (corpus, index))
-    segments = await cursor.fetchall()
+async def _chosen(connection: Connection, corpus: bytes, index: bytes, segments_max: int) -> list[int]:
+    """The smallest segments when there are too many, and every one that has many dead rows."""
+    segments = await (await connection.execute(SEGMENTS, (corpus, index))).fetchall()
     chosen = {row[0] for row in segments if row[1] - row[2] > DEAD_SHARE * row[1]}
     if len(segments) > segments_max:
-        # The smallest ones down to half the bound: each row is rewritten a logarithmic number of times.
+        # Down to half the bound: each row is rewritten a logarithmic number of times.
         chosen |= {row[0] for row in segments[: len(segments) - segments_max // 2]}
+    return sorted(chosen)
+
+
+async def _merge(connection: Connection, corpus: bytes, index: bytes, segments_max: int, new: int) -> None:
+    """Make one segment of the chosen ones, without the rows that are gone."""
+    chosen = await _chosen(connection, corpus, index, segments_max)
     if not chosen:
         return
-    new = await fetch_one(
-        connection,
-        "update index set next_segment = next_segment + 1 where corpus_id = %s and index_id = %s"
-        " returning next_segment",
-        (corpus, index),
-    )
-    names = {"corpus": corpus, "index": index, "chosen": sorted(chosen), "new": new[0]}
-    alive = await _alive_rows(connection, names)
-    written, after = 0, ""
+    names = {"corpus": corpus, "index": index, "chosen": chosen, "new": new}
+    # Read once, for the postings and for what the segment says of itself: rows may go meanwhile.
+    row = await fetch_one(connection, ALIVE, names)
+    seqs = np.sort(np.frombuffer(row[1], dtype=">i4").astype(np.int64))
+    alive = np.zeros(int(row[0]), dtype=np.bool_)
+    alive[seqs] = True
+    after = ""
     while page := await (await connection.execute(PAGE, names | {"after": after, "limit": PAGE_TERMS})).fetchall():
         merged = [entry for entry in _merged(page, alive) if entry[1]]
-        written += len(merged)
-        await copy_postings(connection, corpus, index, new[0], merged)
+        await copy_postings(connection, corpus, index, new, merged)
         after = page[-1][0]
     await connection.execute(
         "delete from posting where corpus_id = %(corpus)s and index_id = %(index)s and segment_id = any(%(chosen)s)",
         names,
     )
-    await connection.execute(REPLACE if written else REMOVE, names)
+    spans = _spans(seqs)
+    names |= {"spans": multirange(spans), "n": len(seqs)}
+    await connection.execute(REPLACE if spans else REMOVE, names)
 
 
-async def _alive_rows(connection: Connection, names: dict[str, Any]) -> npt.NDArray[np.bool_]:
-    """`alive[seq]`: whether a row of the chosen segments is still there."""
-    row = await fetch_one(connection, ALIVE, names)
-    seqs = np.frombuffer(row[1], dtype=">i4").astype(np.int64)
-    alive = np.zeros(int(row[0]), dtype=np.bool_)
-    alive[seqs] = True
-    return alive
+def _spans(seqs: npt.NDArray[np.int64]) -> list[range]:
+    """Ascending seqs as ranges."""
+    parts = np.split(seqs, np.flatnonzero(np.diff(seqs) > 1) + 1)
+    return [range(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
 
 
 def _merged(rows: list[Any], alive: npt.NDArray[np.bool_]) -> Iterator[tuple[str, int, bytes]]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ragstone.adapters.postgres.database import Connection, fetch_one
 from ragstone.adapters.postgres.filter_sql import condition
-from ragstone.core.errors import Unavailable
+from ragstone.core.errors import Unavailable, no_longer_kept
 from ragstone.core.filters import Filter, to_json
 from ragstone.core.nouns import LexicalSpec
 from ragstone.core.ports import View
@@ -129,6 +129,8 @@ class PostingsStore:
         if mask is None:
             params = (view.corpus_id, view.index_id, view.version, view.version)
             mask = _mask((await fetch_one(connection, LIVE, params, binary=True))[0])
+            if np.count_nonzero(mask) != view.rows:
+                await _refuse_collected(connection, view)
             self._masks.put(place_of(view), mask, mask.nbytes)
         return mask
 
@@ -208,6 +210,16 @@ def place_of(view: View) -> Place:
 def _selection_key(view: View, tree: Filter | None) -> tuple[Any, ...]:
     spelled = msgspec.json.encode(to_json(tree)) if tree else b""
     return (place_of(view), view.asker.principals, spelled)
+
+
+async def _refuse_collected(connection: Connection, view: View) -> None:
+    """NotFound when retention has let the version go since the view was taken: never an answer from a part of it."""
+    cursor = await connection.execute(
+        "select 1 from version where corpus_id = %s and v = %s and collected_at is not null",
+        (view.corpus_id, view.version),
+    )
+    if await cursor.fetchone():
+        raise no_longer_kept(view.version)
 
 
 def _mask(packed: bytes, size: int | None = None) -> Mask:

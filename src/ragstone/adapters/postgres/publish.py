@@ -69,11 +69,11 @@ where not exists (
   where d.corpus_id = %(corpus)s and d.source_id = %(source)s and d.key = %(key)s and v.source_order > %(order)s)
 on conflict (corpus_id, source_id, key) do update
 set object_version = excluded.object_version, reason = excluded.reason, message = excluded.message,
-    field = excluded.field, next_step = excluded.next_step, at = now(), source_order = excluded.source_order,
+    field = excluded.field, next_step = excluded.next_step, source_order = excluded.source_order,
+    at = case when (q.object_version, q.reason, q.message)
+              is distinct from (excluded.object_version, excluded.reason, excluded.message) then now() else q.at end,
     dismissed_at = case when q.object_version = excluded.object_version then q.dismissed_at end
-where (q.object_version, q.reason, q.message)
-      is distinct from (excluded.object_version, excluded.reason, excluded.message)
-  and q.source_order <= excluded.source_order
+where q.source_order <= excluded.source_order
 """
 
 
@@ -121,7 +121,7 @@ async def _may_publish(connection: Connection, run: Run) -> int:
     """Lock the corpus row and make sure that this run is still the one that may publish; the head."""
     names = {"corpus": run.corpus_id, "run": run.run_id, "base": run.base_version}
     cursor = await connection.execute(
-        "select head, index_id, hold from corpus where corpus_id = %(corpus)s for update", names
+        "select head, index_id, hold from corpus where corpus_id = %(corpus)s for no key update", names
     )
     row = await cursor.fetchone()
     assert row is not None
@@ -198,6 +198,7 @@ class RunPublication(PostgresPublication):
                 await self._run_sql(sql)
             await self._run_sql(
                 "update index set state = 'serving' where corpus_id = %(corpus)s and index_id = %(index)s"
+                " and state <> 'serving'"
             )
             await self._run_sql(
                 "update run set state = 'published', ended_at = clock_timestamp()"

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ragstone.adapters.postgres.copying import copy_postings, multirange
 from ragstone.adapters.postgres.database import Connection, Database, fetch_one
 from ragstone.adapters.postgres.maintenance import MAINTENANCE_LOCK
-from ragstone.adapters.postgres.runs import OPEN, acl_id, copy_postings, multirange
+from ragstone.adapters.postgres.runs import OPEN, acl_id
 from ragstone.core.ids import source_id
 from ragstone.core.ports import Seqs
 from ragstone.index.audit_records import RestoreDocument, VersionRow

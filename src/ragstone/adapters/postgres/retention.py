@@ -42,8 +42,7 @@ ROWS = (
 )
 TEXTS = """
 with gone as (
-  delete from text t using (select distinct text_hash from dead) d
-  where t.corpus_id = %(corpus)s and t.text_hash = d.text_hash
+  delete from text t where t.corpus_id = %(corpus)s
     and not exists (select 1 from chunk c where c.corpus_id = t.corpus_id and c.text_hash = t.text_hash)
   returning 1
 ) select count(*) from gone
@@ -63,7 +62,7 @@ async def collect(database: Database, corpus: bytes, retention: Retention, *, fo
             connection,
             "select c.head, coalesce((select min(v) from version"
             " where corpus_id = c.corpus_id and collected_at is null), 1)"
-            " from corpus c where c.corpus_id = %s for update",
+            " from corpus c where c.corpus_id = %s for no key update",
             (corpus,),
         )
         head, held = int(row[0]), int(row[1])
@@ -72,6 +71,8 @@ async def collect(database: Database, corpus: bytes, retention: Retention, *, fo
         await connection.execute("set local statement_timeout = 0")
         running = await _under_way(connection, corpus)
         names: dict[str, Any] = {"corpus": corpus, "oldest": min([retention.oldest(head), *running])}
+        if not force and names["oldest"] - held < retention.batch:
+            return Collected(held)
         for sql in ROWS:
             await connection.execute(sql, names)
         rows = await fetch_one(connection, "select count(*) from dead")

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import psycopg
 
+from ragstone.adapters.postgres.copying import copy_postings, halfvec_bytes, multirange
 from ragstone.adapters.postgres.database import Connection, Database, fetch_one
 from ragstone.core.errors import Busy, UsageError
 from ragstone.core.ids import corpus_id, make_id, source_id
-from ragstone.core.nouns import PUBLIC
 from ragstone.index.records import (
     LiveDocument,
     Run,
@@ -61,12 +60,6 @@ def acl_id(principals: Iterable[str]) -> bytes:
 def lock_key(source: bytes, scope: RunScope = "scan") -> int:
     """The advisory lock of a source for a scope, a signed 64-bit number."""
     return int.from_bytes(source[:8] if scope == "scan" else source[8:], "big", signed=True)
-
-
-def halfvec_bytes(vectors: npt.NDArray[np.float16]) -> list[bytes]:
-    """pgvector's binary format of halfvec, one string a row: dimension u16, 0 u16, big-endian halves."""
-    head = vectors.shape[1].to_bytes(2, "big") + b"\0\0"
-    return [head + row.tobytes() for row in vectors.astype(">f2")]
 
 
 class PostgresRuns:
@@ -130,7 +123,9 @@ class PostgresRuns:
             (corpus, start.tenant, start.corpus, os.urandom(32)),
         )
         row = await fetch_one(
-            connection, "select secret, index_id, head, hold from corpus where corpus_id = %s for update", (corpus,)
+            connection,
+            "select secret, index_id, head, hold from corpus where corpus_id = %s for no key update",
+            (corpus,),
         )
         refuse_other_recipe(row[1], index)
         refuse_held(row[3])
@@ -152,7 +147,9 @@ class PostgresRuns:
             "update source s set location = %s, kind = %s where s.corpus_id = %s and s.source_id = %s"
             " and s.location <> %s and not exists (select 1 from document d join membership m"
             " on m.corpus_id = d.corpus_id and m.document_id = d.document_id"
-            " where d.corpus_id = s.corpus_id and d.source_id = s.source_id)",
+            " where d.corpus_id = s.corpus_id and d.source_id = s.source_id)"
+            " and not exists (select 1 from document d where d.corpus_id = s.corpus_id and d.source_id = s.source_id"
+            " and d.suppressed_at is not null)",
             (start.location, start.kind, corpus, source, start.location),
         )
         if start.source_order.isdecimal():
@@ -182,9 +179,14 @@ class PostgresRuns:
             await sweep(connection, corpus, run_id, "dead")
 
     async def documents(self, run: Run, only: Collection[str] | None = None) -> Mapping[str, LiveDocument]:
-        """The live documents of the run's source, by key; `only` bounds them."""
+        """The live documents of the run's source, by key; `only` bounds them.
+
+        After a rollback a document may have an access list that its version did not come with. It then has no object
+        version, and so counts as changed: or a source that went back with it would never set it right.
+        """
         sql = """
-            select d.key, d.document_id, v.docversion_id, v.object_version, v.source_order
+            select d.key, d.document_id, v.docversion_id,
+                   case when d.acl_id = v.acl_id then v.object_version else '' end, v.source_order
             from document d
             join membership m on m.corpus_id = d.corpus_id and m.document_id = d.document_id and m.v_to = %s
             join docversion v on v.corpus_id = d.corpus_id and v.docversion_id = m.docversion_id
@@ -362,9 +364,11 @@ async def sweep(connection: Connection, corpus: bytes, run_id: bytes, state: Run
 async def _release(lock: Connection) -> None:
     # The server drops the locks of a closed connection when it notices, and the next run may be sooner. A
     # connection that is lost has no lock to give back.
-    with suppress(psycopg.Error):
-        await lock.execute("select pg_advisory_unlock_all()")
-    await lock.close()
+    try:
+        with suppress(psycopg.Error):
+            await lock.execute("select pg_advisory_unlock_all()")
+    finally:
+        await lock.close()
 
 
 async def _alive(connection: Connection, run: Run, lock: Literal["share", "update"] = "share") -> None:
@@ -375,24 +379,3 @@ async def _alive(connection: Connection, run: Run, lock: Literal["share", "updat
     )
     if await cursor.fetchone() is None:
         raise Busy("another run took this source over", doing="writing rows", next_step="run the same command again")
-
-
-def multirange(spans: Sequence[range]) -> str:
-    """PostgreSQL's spelling of an int4multirange."""
-    return "{" + ",".join(f"[{span.start},{span.stop})" for span in spans) + "}"
-
-
-async def copy_postings(
-    connection: Connection, corpus: bytes, index: bytes, segment: int, postings: Iterable[tuple[str, int, bytes]]
-) -> None:
-    """Stream one segment's postings into the table."""
-    columns = "corpus_id, index_id, term, segment_id, n, bytes"
-    async with connection.cursor().copy(f"copy posting ({columns}) from stdin (format binary)") as copy:
-        copy.set_types(["bytea", "bytea", "text", "int4", "int4", "bytea"])
-        for term, n, packed in postings:
-            await copy.write_row((corpus, index, term, segment, n, packed))
-
-
-def default_acl() -> tuple[str, ...]:
-    """The access list of a document that names none, in a public corpus."""
-    return (PUBLIC,)
