@@ -23,12 +23,12 @@ class Writing:
         self._order = order
         self._scope = scope
 
-    async def begin(self, *documents, deleted=(), faults=()) -> Writing:
+    async def begin(self, *documents, deleted=(), faults=(), examined=()) -> Writing:
         """Open the run and stage what it has read."""
         self.run = await self._stack.runs.begin(self._start)
         read = [replace(one, source_order=self._order) for one in documents]
         self.tally = (await staged(self._stack, self.run, read)).tally
-        self._keys = [*(one.key for one in documents), *deleted, *(fault.key for fault in faults)]
+        self._keys = [*examined, *(one.key for one in documents), *deleted, *(fault.key for fault in faults)]
         self._deleted, self._faults = deleted, faults
         return self
 
@@ -94,6 +94,26 @@ async def test_a_scan_that_publishes_first_does_not_keep_a_newer_change_out(stac
     assert await slow.publish()
     assert await quick.publish()
     assert await held(stack, corpus) == {"a": "3", "b": "1", "c": "1"}
+
+
+async def test_what_a_newer_change_found_unchanged_is_not_overtaken(stack, corpus):
+    """The scan read another content before it was put back; the change saw the content that is published: it stays."""
+    slow = await scan(stack, corpus, "4").begin(
+        document("a", "river", version="4"), document("c", "moss"), deleted=["b"]
+    )
+    assert await (await changes(stack, corpus, "5").begin(examined=["a", "b"])).publish() is None
+    done = await slow.publish()
+    assert done.stale == ("a",)
+    assert await held(stack, corpus) == {"a": "1", "b": "1", "c": "1"}
+
+
+async def test_a_scan_that_waited_is_older_than_one_that_did_not(stack, corpus):
+    """It drew its order and read first, and began after a newer scan had ended: it changes nothing."""
+    assert await (await scan(stack, corpus, "5").begin(deleted=["b"])).publish()
+    late = await scan(stack, corpus, "4").begin(document("b", "moss", version="4"), document("n", "oak"), deleted=["a"])
+    assert await late.publish() is None
+    assert set(late.tally.stale) == {"b", "n"}
+    assert await held(stack, corpus) == {"a": "1"}
 
 
 async def test_a_change_from_before_the_scan_is_late(stack, corpus):

@@ -197,7 +197,7 @@ class MemoryInspection:
             return None
         added: list[ChangedDocument] = []
         removed: list[ChangedDocument] = []
-        orders: set[str] = set()
+        orders = {line.order for line in self._corpus.runs.values()}
         for ident, document in self._corpus.documents.items():
             came = [one for one in document.memberships if one.v_from == at]
             went = [one for one in document.memberships if one.v_to == at]
@@ -206,7 +206,6 @@ class MemoryInspection:
                 if held.version is None or any(row.stored is None for row in held.version.rows):
                     return None
                 lines.append(line_of(held))
-                orders |= {document.gone_order, self._corpus.docversions[member.docversion_id].staged.source_order}
         names = tuple(one.name for one in self._corpus.sources.values())
         in_order = [tuple(sorted(lines, key=lambda line: line.key)) for lines in (added, removed)]
         return Delta(version, names, tuple(sorted(orders)), in_order[0], in_order[1])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ragstone.adapters.memory.publication import Chosen, MemoryPublication
 from ragstone.adapters.memory.retention import collect
-from ragstone.adapters.memory.state import Corpus, Docversion, Fault, Membership, State
+from ragstone.adapters.memory.state import Corpus, Document, Docversion, Fault, Membership, State
 from ragstone.core.errors import Busy, IntegrityError
 from ragstone.index.records import Outcome, Retention, Run, refuse_held, refuse_other_recipe
 
@@ -86,21 +86,27 @@ class RunPublication(MemoryPublication):
             if document.suppressed:
                 continue
             was = document.head
-            known = self._corpus.docversions[was.docversion_id].staged.source_order if was else document.gone_order
-            if (was or document.gone_order) and known >= one.staged.source_order:
+            if self._seen(document) > self._run.source_order:
+                stale.append(one.staged.key)
+                continue
+            if was and self._corpus.docversions[was.docversion_id].staged.source_order >= one.staged.source_order:
                 stale.append(one.staged.key)
             else:
                 fresh.append((one, was))
         return fresh, tuple(stale)
 
+    def _seen(self, document: Document) -> str:
+        """Up to which order the document was looked at, by name or in a scan of the whole."""
+        return max(document.seen_order, self._corpus.sources[document.source_id].scanned_order)
+
     def _gone(self) -> list[Docversion]:
         gone = []
         for ident in dict.fromkeys(self._outcome.deleted):
             document = self._corpus.documents.get(ident)
-            if document is not None and document.head is not None:
-                old = self._corpus.docversions[document.head.docversion_id]
-                if old.staged.source_order < self._run.source_order:
-                    gone.append(old)
+            if document is None or self._seen(document) > self._run.source_order:
+                continue
+            if document.head is not None:
+                gone.append(self._corpus.docversions[document.head.docversion_id])
         return gone
 
     def _finish(self, version: int | None) -> None:
@@ -113,11 +119,18 @@ class RunPublication(MemoryPublication):
                     document.acl = acl
                     self._corpus.epoch += 1
             self._corpus.runs[self._run.run_id].state = "published"
-        for ident in self._outcome.deleted:
-            document_gone = self._corpus.documents.get(ident)
-            if document_gone is not None:
-                document_gone.gone_order = max(document_gone.gone_order, self._run.source_order)
+        self._looked_at()
         self._quarantine()
+
+    def _looked_at(self) -> None:
+        """Also what was found unchanged is newer than what a slower run read before."""
+        source, order = self._corpus.sources[self._run.source_id], self._run.source_order
+        if self._run.scope == "scan":
+            source.scanned_order = max(source.scanned_order, order)
+            return
+        for document in self._corpus.documents.values():
+            if document.source_id == self._run.source_id and document.key in self._outcome.examined:
+                document.seen_order = max(document.seen_order, order)
 
     def _quarantine(self) -> None:
         """An entry that a newer scan made is neither taken away nor replaced by an older one."""

@@ -52,7 +52,7 @@ class MemoryRuns:
             if (run.source_id, run.scope) == (source, start.scope) and run.state == "running":
                 sweep(corpus, dead, "dead")
         run_id = make_id("run", ident, source, start.source_order, os.urandom(16))
-        corpus.runs[run_id] = RunLine(source, index_id, start.scope, corpus.head)
+        corpus.runs[run_id] = RunLine(source, index_id, start.scope, corpus.head, start.source_order)
         self._state.held[source, start.scope] = run_id
         return Run(
             run_id,

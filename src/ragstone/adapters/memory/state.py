@@ -44,8 +44,8 @@ class Document:
     key: str
     acl: frozenset[str]
     suppressed: bool = False
-    # The source order of the deletion that removed it last: what was read before must not bring it back.
-    gone_order: str = ""
+    # Up to which source order it was looked at by name.
+    seen_order: str = ""
     memberships: list[Membership] = field(default_factory=list)
 
     def at(self, version: int) -> Membership | None:
@@ -84,6 +84,7 @@ class RunLine:
     index_id: bytes
     scope: RunScope = "scan"
     base: int = 0
+    order: str = ""
     state: RunState = "running"
 
 
@@ -94,6 +95,8 @@ class Source:
     name: str
     location: str
     last_order: int = 0
+    # The source order of the newest scan that was published or found nothing to publish.
+    scanned_order: str = ""
 
 
 @dataclass(frozen=True, slots=True)

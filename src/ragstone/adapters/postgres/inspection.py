@@ -121,15 +121,8 @@ REMOVED = f"""
   select 1 from membership n where n.corpus_id = m.corpus_id and n.document_id = m.document_id and n.v_from = %(at)s)
 order by d.key
 """
-# The order of an ingest is that of the document versions it wrote, or of the deletions it made.
 ORDERS = """
-select s.name, coalesce(array(
-  select distinct o from (
-    select dv.source_order as o from docversion dv where dv.corpus_id = v.corpus_id and dv.run_id = v.run_id
-    union select d.gone_order from document d join membership m
-          on m.corpus_id = d.corpus_id and m.document_id = d.document_id and m.v_to = v.v
-    where d.corpus_id = v.corpus_id) found where o is not null), '{}')
-from version v
+select s.name, array[r.source_order] from version v
 join run r on r.corpus_id = v.corpus_id and r.run_id = v.run_id
 join source s on s.corpus_id = r.corpus_id and s.source_id = r.source_id
 where v.corpus_id = %(corpus)s and v.v = %(at)s

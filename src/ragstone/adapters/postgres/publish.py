@@ -18,10 +18,11 @@ from ragstone.index.records import Outcome, Retention, Run, refuse_held, refuse_
 FRESH = """
 create temp table fresh on commit drop as
 select dv.docversion_id, dv.document_id, d.key, dv.object_version, dv.leaf, m.docversion_id as old,
-       case when old.docversion_id is null then d.gone_order is null or d.gone_order < dv.source_order
-            else old.source_order < dv.source_order end as newer
+       greatest(d.seen_order, s.scanned_order) <= %(order)s
+       and (old.docversion_id is null or old.source_order < dv.source_order) as newer
 from docversion dv
 join document d on d.corpus_id = dv.corpus_id and d.document_id = dv.document_id and d.suppressed_at is null
+join source s on s.corpus_id = d.corpus_id and s.source_id = d.source_id
 left join membership m on m.corpus_id = dv.corpus_id and m.document_id = dv.document_id and m.v_to = %(open)s
 left join docversion old on old.corpus_id = m.corpus_id and old.docversion_id = m.docversion_id
 where dv.corpus_id = %(corpus)s and dv.run_id = %(run)s and dv.state = 'staged'
@@ -33,13 +34,18 @@ from membership m
 join document d on d.corpus_id = m.corpus_id and d.document_id = m.document_id
 join docversion dv on dv.corpus_id = m.corpus_id and dv.docversion_id = m.docversion_id
 where m.corpus_id = %(corpus)s and m.document_id = any(%(deleted)s) and m.v_to = %(open)s
-  and dv.source_order < %(order)s
+  and not exists (select 1 from source s where s.corpus_id = d.corpus_id and s.source_id = d.source_id
+                  and greatest(d.seen_order, s.scanned_order) > %(order)s)
 """
-# A deletion is remembered with its order, of a document that is gone already too: what was read before it must
-# not bring the document back.
-BURIED = """
-update document set gone_order = %(order)s where corpus_id = %(corpus)s and document_id = any(%(deleted)s)
-and coalesce(gone_order, '') < %(order)s
+# What a run looked at is as new as the run: also what it found unchanged, and what it deleted. A slower run that read
+# before must neither replace it nor bring it back.
+SEEN = """
+update document set seen_order = %(order)s where corpus_id = %(corpus)s and source_id = %(source)s
+and key = any(%(examined)s) and seen_order < %(order)s
+"""
+SCANNED = """
+update source set scanned_order = %(order)s where corpus_id = %(corpus)s and source_id = %(source)s
+and scanned_order < %(order)s
 """
 PUBLISHED = """
 update docversion dv set state = 'published' from fresh f
@@ -150,6 +156,7 @@ class RunPublication(PostgresPublication):
 
     def __init__(self, connection: Connection, run: Run, outcome: Outcome, head: int) -> None:
         super().__init__(connection, run.origin, head, recount=outcome.recount)
+        self._run = run
         self._outcome = outcome
         self._names |= {
             "run": run.run_id, "source": run.source_id, "deleted": list(outcome.deleted),
@@ -204,7 +211,7 @@ class RunPublication(PostgresPublication):
                 "update run set state = 'published', ended_at = clock_timestamp()"
                 " where corpus_id = %(corpus)s and run_id = %(run)s"
             )
-        await self._run_sql(BURIED)
+        await self._run_sql(SCANNED if self._run.scope == "scan" else SEEN)
         await self._run_sql(UNFAULTED)
         async with self._connection.cursor() as cursor:
             await cursor.executemany(FAULTED, [self._names | asdict(entry) for entry in self._outcome.quarantine])

@@ -94,9 +94,9 @@ class PostgresRuns:
                 run_id = make_id("run", corpus, source, start.source_order, os.urandom(16))
                 await self._sweep_dead(connection, corpus, source, start.scope)
                 await connection.execute(
-                    "insert into run (corpus_id, run_id, source_id, index_id, base_v, lease_until, state, scope)"
-                    " values (%s, %s, %s, %s, %s, now() + make_interval(secs => %s), 'running', %s)",
-                    (corpus, run_id, source, index, base, LEASE_S, start.scope),
+                    "insert into run (corpus_id, run_id, source_id, index_id, base_v, lease_until, state, scope,"
+                    " source_order) values (%s, %s, %s, %s, %s, now() + make_interval(secs => %s), 'running', %s, %s)",
+                    (corpus, run_id, source, index, base, LEASE_S, start.scope, start.source_order),
                 )
         except BaseException:
             await _release(lock)

@@ -3,11 +3,16 @@
 -- A scan of a whole source and a run of named documents may be under way at once: each has a lock of its own.
 alter table run add column scope text not null default 'scan' check (scope in ('scan', 'changes'));
 
+-- When the run read its source: what its manifest says.
+alter table run add column source_order text not null default '';
+
 -- The greatest source order given out so far: a clock that jumps back must not make a new scan look old.
 alter table source add column last_order bigint not null default 0;
 
--- The source order of the deletion that removed the document last: a scan from before it must not bring it back.
-alter table document add column gone_order text;
+-- Up to which source order a document, or a whole source, has been looked at: what was found unchanged or gone is newer
+-- than what a slower run read before.
+alter table document add column seen_order text not null default '';
+alter table source add column scanned_order text not null default '';
 
 alter table version add column note text not null default '';      -- why, for a rollback or a deletion
 alter table version add column collected_at timestamptz;           -- its rows were removed by retention
