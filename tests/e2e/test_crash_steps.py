@@ -123,7 +123,10 @@ def disturbed(cli: World, driver: Driver, cases: list[tuple[str, str]], seed: in
             assert content(cli, corpus) == expected, (step, deed)
             until(lambda number=number: any(seen == number + 1 for seen, _, _ in reader.seen))
             print(f"{number} of {len(cases)}: {deed} lost at {step}: exit {driven.code} {driven.error}", flush=True)
-    assert errors, "no ingest noticed anything: it was no test"
+    if all(deed == "lock" for _, deed in cases):
+        assert not errors, "a lock that is lost harms nobody while no other run takes the source"
+    else:
+        assert errors, "no ingest noticed anything: it was no test"
 
 
 def test_the_database_dies_at_a_step(cli, driver):
