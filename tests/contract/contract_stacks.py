@@ -184,10 +184,14 @@ async def staged(stack: Stack, run: Run, documents: Sequence[IncomingDocument]) 
     """Stage documents in batches, as an ingest does."""
     writer = Writer(run, stack.runs, EMBEDDER, stack.cache(run.corpus_id))
     live = await stack.runs.documents(run)
-    for at in range(0, len(documents), 50):
-        batch = documents[at : at + 50]
-        await writer.add(batch, [live[one.key].docversion_id for one in batch if one.key in live])
-    await writer.finish()
+    try:
+        for at in range(0, len(documents), 50):
+            batch = documents[at : at + 50]
+            await writer.add(batch, [live[one.key].docversion_id for one in batch if one.key in live])
+        await writer.finish()
+    except BaseException:
+        await writer.abandon()  # or a write that goes on would outlive the test
+        raise
     return writer
 
 
