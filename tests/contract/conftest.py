@@ -16,7 +16,7 @@ from ragstone.adapters.memory.stores import MemoryObjects
 from ragstone.adapters.postgres.catalog import PostgresCatalog
 from ragstone.adapters.postgres.database import Database
 from ragstone.adapters.postgres.embedding_cache import PostgresEmbeddingCache
-from ragstone.adapters.postgres.engine import PostgresEngine
+from ragstone.adapters.postgres.engine import EngineLimits, PostgresEngine
 from ragstone.adapters.postgres.evidence_store import PostgresEvidence
 from ragstone.adapters.postgres.history import PostgresHistory
 from ragstone.adapters.postgres.library import PostgresLibrary
@@ -88,7 +88,7 @@ def postgres_stack(database: Database) -> Stack:
         history=PostgresHistory(database),
         objects=MemoryObjects(),
         engine=PostgresEngine(database),
-        new_engine=lambda: PostgresEngine(database),
+        new_engine=lambda size=1 << 26: PostgresEngine(database, EngineLimits(cache_bytes=size)),
         catalog=PostgresCatalog(database),
         evidence=PostgresEvidence(database),
         cache=lambda corpus: PostgresEmbeddingCache(database, corpus),
@@ -141,7 +141,7 @@ def memory_stack(store: MemoryStore) -> Stack:
         history=store.history,
         objects=store.objects,
         engine=store.engine,
-        new_engine=lambda: MemoryEngine(store.state),
+        new_engine=lambda size=1 << 26: MemoryEngine(store.state, size),
         catalog=store.catalog,
         evidence=store.evidence,
         cache=store.cache,

@@ -52,8 +52,8 @@ class Stack:
     catalog: Any
     evidence: Any
     cache: Callable[[bytes], Any]
-    # An engine that has cached nothing.
-    new_engine: Callable[[], Any]
+    # An engine that has cached nothing, and may cache so many bytes.
+    new_engine: Callable[..., Any]
     # A process dies: its locks go, its rows stay.
     kill: Callable[[Run], Awaitable[None]]
     suppress: Callable[[bytes, bytes], Awaitable[None]]

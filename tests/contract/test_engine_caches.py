@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
-from contract_stacks import Ingest, ask, document, document_ident, found, fresh, ident, legs, soon
+from contract_stacks import (
+    Ingest,
+    ask,
+    document,
+    document_ident,
+    found,
+    fresh,
+    ident,
+    legs,
+    questions,
+    random_documents,
+    soon,
+)  # fmt: skip
+
+from ragstone.index.caches import ByteCache
 
 PAGES = [document(f"d{n}", f"granite quarry {'stone ' * n}lamp", title="Stones") for n in range(1, 7)]
 
@@ -66,3 +82,29 @@ async def test_what_is_hidden_is_gone_at_the_next_question(stack):
     assert "d4" in await found(stack, await stack.view(corpus), "granite stone")
     await stack.suppress(ident(corpus), document_ident(corpus, "d4"))
     assert await found(stack, await stack.view(corpus), "granite stone") == {f"d{n}" for n in (1, 2, 3, 5, 6)}
+
+
+def held(engine) -> int:
+    """The bytes of all that an engine keeps, whatever its caches believe."""
+    parts = (engine, getattr(engine, "_store", None))
+    caches = [each for part in parts if part for each in vars(part).values() if isinstance(each, ByteCache)]
+    assert len(caches) > 4
+    values = [value for cache in caches for value, _ in cache._entries.values()]
+    return sum(value.mask.nbytes if hasattr(value, "mask") else value.nbytes for value in values)
+
+
+async def test_caches_keep_to_their_bytes(stack):
+    """However many questions are asked, an engine with little memory holds no more than that, and answers alike."""
+    corpus = fresh("caches")
+    await Ingest(corpus, random_documents(31, 150)).into(stack)
+    view = await stack.view(corpus)
+    budget = 60_000
+    small, large = (replace(stack, engine=stack.new_engine(size)) for size in (budget, 1 << 26))
+    for question in questions(32, 40):
+        query = await ask(question)
+        assert await scores(small, view, query) == await scores(large, view, query)
+    # What the dense leg found for the latest requests is a constant beside the budget.
+    near = sum(value.nbytes for value, _ in small.engine._near._entries.values())
+    assert near < 1_000_000
+    assert held(small.engine) - near <= budget
+    assert held(large.engine) > 3 * budget, "nothing had to be let go: it was no test"

@@ -16,6 +16,11 @@ class Near:
     seqs: Seqs
     cosines: Scores
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return int(self.seqs.nbytes + self.cosines.nbytes)
+
     def known(self, seqs: Seqs) -> tuple[Scores, Seqs]:
         """The cosines of the given rows, and the positions of those that are not known: their cosine is to be set."""
         if not len(self.seqs):

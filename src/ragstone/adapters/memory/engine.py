@@ -33,8 +33,8 @@ CACHE_BYTES = 64 * 1024 * 1024
 MARGIN = 2e-4
 # Below this share of the rows, copying theirs out is cheaper than comparing all.
 GATHER_SHARE = 0.25
-# What `search` worked out serves `score` of the same request: as many requests as may be under way at once.
-REQUESTS = 16
+# What the dense leg found serves `score` of the same request: a few kilobytes for each that is under way.
+NEAR_BYTES = 1_000_000
 Place = tuple[bytes, bytes, int, int, int, tuple[float, float]]
 
 
@@ -67,9 +67,9 @@ class MemoryEngine:
         self._state = state
         self._live: ByteCache[Place, Selection] = ByteCache(cache_bytes // 4)
         self._selections: ByteCache[tuple[object, ...], Selection] = ByteCache(cache_bytes // 4)
-        self._terms: ByteCache[tuple[object, ...], TermScores] = ByteCache(cache_bytes // 2)
-        self._scorers: ByteCache[tuple[object, ...], Scorer] = ByteCache(REQUESTS)
-        self._near: ByteCache[tuple[object, ...], Near] = ByteCache(REQUESTS)
+        self._terms: ByteCache[tuple[object, ...], TermScores] = ByteCache(cache_bytes // 4)
+        self._scorers: ByteCache[tuple[object, ...], Scorer] = ByteCache(cache_bytes // 4)
+        self._near: ByteCache[tuple[object, ...], Near] = ByteCache(NEAR_BYTES)
 
     async def search(
         self, view: View, leg: LegName, query: Query, filters: Filter | None, depth: int, deadline: Deadline
@@ -88,7 +88,8 @@ class MemoryEngine:
     def _dense(self, view: View, index: Index, vector: Vector, selection: Selection, depth: int) -> LegHits:
         near = _near(index, vector, selection, depth)
         scores = cosines(index.vectors[near], vector)
-        self._near.put((_place(view), vector.tobytes()), Near(near, scores), 1)
+        found = Near(near, scores)
+        self._near.put((_place(view), vector.tobytes()), found, found.nbytes + vector.nbytes)
         order = top(scores, depth)
         path = "exact" if selection.everything else "exact(filtered)"
         return LegHits(near[order], scores[order], path, len(selection.seqs))
@@ -129,7 +130,7 @@ class MemoryEngine:
         scorer = self._scorers.get(key)
         if scorer is None:
             scorer = Scorer(self._term_scores(view, index, query), len(self._everything(view).mask))
-            self._scorers.put(key, scorer, 1)
+            self._scorers.put(key, scorer, scorer.nbytes)
         return scorer
 
     def _term_scores(self, view: View, index: Index, query: Query) -> list[TermScores]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ragstone.adapters.postgres.arrays import Int4Array
 from ragstone.adapters.postgres.database import Connection, Database, fetch_one
-from ragstone.adapters.postgres.postings_store import REQUESTS, PostingsStore, Selection, place_of
+from ragstone.adapters.postgres.postings_store import PostingsStore, Selection, place_of
 from ragstone.core.deadline import Deadline
 from ragstone.core.filters import Filter
 from ragstone.core.nouns import LexicalSpec
@@ -28,6 +28,8 @@ from ragstone.index.vectors import cosines
 
 # More than asked for, as PostgreSQL and NumPy may order near-equal distances differently.
 SPARE = 16
+# What the dense leg found serves `score` of the same request: a few kilobytes for each that is under way.
+NEAR_BYTES = 1_000_000
 
 EXACT_ALL = """
 select v.seq, halfvec_send(v.embedding) from vector v
@@ -75,7 +77,7 @@ class PostgresEngine:
         self._database = database
         self._limits = limits or EngineLimits()
         self._store = PostingsStore(self._limits.cache_bytes)
-        self._near: ByteCache[tuple[Any, ...], Near] = ByteCache(REQUESTS)
+        self._near: ByteCache[tuple[Any, ...], Near] = ByteCache(NEAR_BYTES)
         self._indexes: dict[tuple[bytes, bytes], tuple[LexicalSpec, int]] = {}
         self._walked: set[tuple[bytes, bytes]] = set()
 
@@ -131,7 +133,7 @@ class PostgresEngine:
             cursor = await connection.execute(sql, names, prepare=False if walk else None, binary=True)
             rows = await cursor.fetchall()
         near = _exactly(rows, vector)
-        self._near.put((place_of(view), vector.tobytes()), near, 1)
+        self._near.put((place_of(view), vector.tobytes()), near, near.nbytes + vector.nbytes)
         order = top(near.cosines, depth)
         shortfall = min(depth, selection.count) - len(order)
         return LegHits(near.seqs[order], near.cosines[order], path, selection.count, shortfall)

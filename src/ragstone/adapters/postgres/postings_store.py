@@ -48,8 +48,6 @@ where m.corpus_id = %s and m.v_from <= %s and m.v_to > %s and {access} and {filt
 ACCESS = "d.suppressed_at is null and d.acl_id in (select acl_id from acl where corpus_id = %s and principals && %s)"
 EMPTY = unpack(b"")
 ATTEMPTS = 3
-# What `search` worked out serves `score` of the same request: as many requests as may be under way at once.
-REQUESTS = 16
 # A term's scores of this size take about a millisecond.
 SLICE_BYTES = 1_000_000
 Place = tuple[bytes, bytes, int, int, int, tuple[float, float]]
@@ -79,11 +77,12 @@ class PostingsStore:
     """Reads through byte-bounded caches. What begins with `held_` never waits: None when something must be read."""
 
     def __init__(self, bytes_max: int) -> None:
-        self.postings: ByteCache[tuple[bytes, bytes, int, str], Postings] = ByteCache(bytes_max // 4)
+        self.postings: ByteCache[tuple[bytes, bytes, int, str], Postings] = ByteCache(bytes_max // 8)
         self._scores: ByteCache[tuple[Any, ...], TermScores] = ByteCache(bytes_max // 4)
         self._masks: ByteCache[Place, Mask] = ByteCache(bytes_max // 4)
         self._selections: ByteCache[tuple[Any, ...], Selection] = ByteCache(bytes_max // 4)
-        self._scorers: ByteCache[tuple[Any, ...], Scorer] = ByteCache(REQUESTS)
+        # What `search` worked out serves `score` of the same request.
+        self._scorers: ByteCache[tuple[Any, ...], Scorer] = ByteCache(bytes_max // 8)
         self._segments: dict[tuple[bytes, bytes], tuple[int, ...]] = {}
 
     def held_selection(self, view: View, tree: Filter | None) -> Selection | None:
@@ -105,7 +104,7 @@ class PostingsStore:
         if len(found) < len(terms):
             return None
         scorer = Scorer(found, len(live))
-        self._scorers.put(key, scorer, 1)
+        self._scorers.put(key, scorer, scorer.nbytes)
         return scorer
 
     async def scorer(
