@@ -16,6 +16,7 @@ RagstoneError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -90,6 +91,24 @@ class NotFound(UsageError):
 
     http_status = 404
     code = "not_found"
+
+
+def unknown_document(document: str, corpus: str) -> NotFound:
+    """What is said of a name that no document has, and of one that the asker may not know of."""
+    return NotFound(
+        f"unknown document {document!r} in corpus {corpus!r}",
+        doing="looking up a document",
+        next_step="see which there are: ragstone documents list",
+    )
+
+
+def ambiguous_document(document: str, names: Iterable[str]) -> UsageError:
+    """What is said of a key that several sources have; `names` are the full ones."""
+    return UsageError(
+        f"document {document!r} is in several sources: {', '.join(names)}",
+        doing="looking up a document",
+        next_step="name one of them as SOURCE:ID",
+    )
 
 
 def no_longer_kept(version: int) -> NotFound:

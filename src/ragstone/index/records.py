@@ -17,6 +17,8 @@ RunState = Literal["running", "published", "unchanged", "failed", "dead"]
 # A scan sees the whole source; changes are named documents of it. One of each may be under way at once.
 RunScope = Literal["scan", "changes"]
 VersionKind = Literal["ingest", "rollback", "delete", "repair"]
+# The note of a deletion that was given none: versions are listed to everybody, so it names nothing.
+DELETED = "a document was deleted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,19 @@ class Change:
     title_delta: int
     documents_after: int
     norms: tuple[float, float] | None = None
+
+    def published(self, sealed: Sealed) -> Published:
+        """What is told of the change once it is committed."""
+        return Published(
+            version=self.version,
+            added=len(self.added),
+            removed=len(self.removed),
+            stale=self.stale,
+            rows=sealed.statistics.rows,
+            rows_opened=self.rows_opened,
+            rows_closed=self.rows_closed,
+            merkle_root=sealed.merkle_root,
+        )
 
     @property
     def empty(self) -> bool:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from ragstone.adapters.memory.catalog import kept_version
 from ragstone.adapters.memory.publication import Chosen, MemoryPublication
 from ragstone.adapters.memory.retention import collect
-from ragstone.core.errors import NotFound, UsageError
+from ragstone.core.errors import UsageError, ambiguous_document, unknown_document
 from ragstone.core.ids import corpus_id
-from ragstone.index.records import Collected, Origin, Retention
+from ragstone.index.records import DELETED, Collected, Origin, Retention
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,16 +51,15 @@ class MemoryHistory:
         """A publish without one document, which is suppressed in every version."""
         held = self._state.serving(corpus_id(tenant, corpus), corpus)
         async with held.lock:
-            found, name = _document(held, document, corpus)
+            found = _document(held, document, corpus)
             assert held.index_id is not None
-            about = note or f"deleted {name}"
-            origin = Origin("delete", held.corpus_id, held.index_id, held.secret, note=about)
+            origin = Origin("delete", held.corpus_id, held.index_id, held.secret, note=note or DELETED)
             yield Deletion(held, origin, found)
 
     async def restore(self, tenant: str, corpus: str, document: str) -> bool:
         """Take a deletion back; False when the document was not deleted."""
         held = self._state.serving(corpus_id(tenant, corpus), corpus)
-        found, _ = _document(held, document, corpus)
+        found = _document(held, document, corpus)
         return held.suppress(found.document_id, hidden=False)
 
     async def collect(self, corpus_id: bytes, retention: Retention, *, force: bool) -> Collected:
@@ -111,23 +110,15 @@ class Deletion(MemoryPublication):
         self._corpus.suppress(self._document.document_id)
 
 
-def _document(corpus: Corpus, name: str, said: str) -> tuple[Document, str]:
-    """A document that some version holds or held, or that was deleted, and its full name."""
+def _document(corpus: Corpus, name: str, said: str) -> Document:
+    """A document that some version holds or held, or that was deleted."""
     found = {}
     for document in corpus.documents.values():
         full = f"{corpus.sources[document.source_id].name}:{document.key}"
         if name in {document.key, full} and (document.memberships or document.suppressed):
             found[full] = document
     if not found:
-        raise NotFound(
-            f"unknown document {name!r} in corpus {said!r}",
-            doing="looking up a document",
-            next_step="see which there are: ragstone documents list",
-        )
+        raise unknown_document(name, said)
     if len(found) > 1:
-        raise UsageError(
-            f"document {name!r} is in several sources: {', '.join(sorted(found))}",
-            doing="looking up a document",
-            next_step="name one of them as SOURCE:ID",
-        )
-    return next((document, full) for full, document in found.items())
+        raise ambiguous_document(name, sorted(found))
+    return next(iter(found.values()))

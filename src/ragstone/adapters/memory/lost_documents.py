@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from ragstone.adapters.memory.columns import OPEN
-from ragstone.core.errors import UsageError
+from ragstone.core.errors import ambiguous_document
 from ragstone.retrieve.records import Refusal, Row, Span, Standing, last_part
 
 if TYPE_CHECKING:
@@ -27,12 +27,7 @@ class MemoryWhereabouts:
         known = sorted(_named(corpus, view, document), key=lambda place: (place[1], corpus.sources[place[0]].name))
         held = [place for place in known if _in_version(corpus, view, place)] or known
         if len(held) > 1:
-            names = ", ".join(f"{corpus.sources[source].name}:{key}" for source, key in held)
-            raise UsageError(
-                f"document {document!r} is in several sources: {names}",
-                doing="looking for a document",
-                next_step="name one of them as SOURCE:ID",
-            )
+            raise ambiguous_document(document, (f"{corpus.sources[source].name}:{key}" for source, key in held))
         return _standing(corpus, view, *held[0]) if held else None
 
     async def near(self, view: View, document: str, limit: int) -> tuple[str, ...]:

@@ -171,16 +171,7 @@ class MemoryPublication(ABC):
         about = (self.origin.kind, self.origin.note)
         corpus.versions.append(Version(change.version, change.parent, self.origin.index_id, sealed, moment, *about))
         self._finish(change.version)
-        return Published(
-            version=change.version,
-            added=len(change.added),
-            removed=len(change.removed),
-            stale=change.stale,
-            rows=sealed.statistics.rows,
-            rows_opened=change.rows_opened,
-            rows_closed=change.rows_closed,
-            merkle_root=sealed.merkle_root,
-        )
+        return change.published(sealed)
 
     async def skip(self) -> None:
         """Nothing to publish: leave the head, write the rest."""

@@ -13,9 +13,9 @@ from ragstone.adapters.postgres.catalog import kept_version
 from ragstone.adapters.postgres.database import Connection, Database, fetch_one
 from ragstone.adapters.postgres.publication import PostgresPublication
 from ragstone.adapters.postgres.retention import collect
-from ragstone.core.errors import NotFound, UsageError
+from ragstone.core.errors import NotFound, UsageError, ambiguous_document, unknown_document
 from ragstone.core.ids import corpus_id
-from ragstone.index.records import Collected, Origin, Retention
+from ragstone.index.records import DELETED, Collected, Origin, Retention
 
 # What the old version held and the head does not, and the other way round. Suppressed documents stay away.
 OLD_FRESH = """
@@ -131,8 +131,8 @@ class PostgresHistory:
         ident = corpus_id(tenant, corpus)
         async with self._database.transaction("deleting a document") as connection:
             serving = await _lock(connection, ident, corpus)
-            found, name = await _document(connection, ident, document, corpus)
-            origin = Origin("delete", ident, serving.index_id, serving.secret, note=note or f"deleted {name}")
+            found = await _document(connection, ident, document, corpus)
+            origin = Origin("delete", ident, serving.index_id, serving.secret, note=note or DELETED)
             publication = Deletion(connection, origin, serving.head, found)
             yield publication
             if not publication.decided:
@@ -143,7 +143,7 @@ class PostgresHistory:
         ident = corpus_id(tenant, corpus)
         async with self._database.transaction("taking a deletion back") as connection:
             await _lock(connection, ident, corpus)
-            found, _ = await _document(connection, ident, document, corpus)
+            found = await _document(connection, ident, document, corpus)
             row = await fetch_one(connection, RESTORE, {"corpus": ident, "document": found})
         return bool(row[0])
 
@@ -208,23 +208,15 @@ async def _lock(connection: Connection, ident: bytes, corpus: str) -> Serving:
     return Serving(int(row[0]), bytes(row[1]), bytes(row[2]))
 
 
-async def _document(connection: Connection, ident: bytes, document: str, corpus: str) -> tuple[bytes, str]:
-    """The id and full name of a document that some version holds or held."""
+async def _document(connection: Connection, ident: bytes, document: str, corpus: str) -> bytes:
+    """The id of a document that some version holds or held, or that was deleted."""
     parts = document.split(":")
     names: dict[str, Any] = {
         "corpus": ident, "name": document, "keys": [":".join(parts[at:]) for at in range(len(parts))],
     }  # fmt: skip
     rows = await (await connection.execute(NAMED, names)).fetchall()
     if not rows:
-        raise NotFound(
-            f"unknown document {document!r} in corpus {corpus!r}",
-            doing="looking up a document",
-            next_step="see which there are: ragstone documents list",
-        )
+        raise unknown_document(document, corpus)
     if len(rows) > 1:
-        raise UsageError(
-            f"document {document!r} is in several sources: {', '.join(f'{row[1]}:{row[2]}' for row in rows)}",
-            doing="looking up a document",
-            next_step="name one of them as SOURCE:ID",
-        )
-    return bytes(rows[0][0]), f"{rows[0][1]}:{rows[0][2]}"
+        raise ambiguous_document(document, (f"{row[1]}:{row[2]}" for row in rows))
+    return bytes(rows[0][0])

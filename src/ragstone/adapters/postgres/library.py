@@ -10,7 +10,7 @@ import msgspec
 from ragstone.adapters.postgres.catalog import kept_version
 from ragstone.adapters.postgres.database import Connection, Database, fetch_one
 from ragstone.adapters.postgres.runs import OPEN
-from ragstone.core.errors import NotFound, UsageError
+from ragstone.core.errors import NotFound, UsageError, ambiguous_document, unknown_document
 from ragstone.core.ids import corpus_id
 from ragstone.core.nouns import Asker
 from ragstone.index.listing import (
@@ -300,21 +300,12 @@ async def _names(connection: Connection, tenant: str, corpus: str, asker: Asker,
 
 def _only(rows: list[Any], document: str, corpus: str) -> Any:
     if not rows:
-        raise NotFound(
-            f"unknown document {document!r} in corpus {corpus!r}",
-            doing="reading a document",
-            next_step="see which there are: ragstone documents list",
-        )
+        raise unknown_document(document, corpus)
     held = [row for row in rows if row[6] is not None]
     if len(held) == 1:
         return held[0]
     if len(rows) > 1:
-        names = ", ".join(f"{row[0]}:{row[1]}" for row in rows)
-        raise UsageError(
-            f"document {document!r} is in several sources: {names}",
-            doing="reading a document",
-            next_step="name one of them as SOURCE:ID",
-        )
+        raise ambiguous_document(document, (f"{row[0]}:{row[1]}" for row in rows))
     return rows[0]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ragstone.adapters.postgres.database import Connection, Database
 from ragstone.adapters.postgres.runs import OPEN
-from ragstone.core.errors import UsageError
+from ragstone.core.errors import ambiguous_document
 from ragstone.core.ports import View
 from ragstone.retrieve.records import Refusal, Row, Span, Standing, last_part
 
@@ -110,12 +110,7 @@ def _only(rows: list[Any], document: str) -> Any:
     """The document that is meant: the one in the version when there is one, else the only one that is known."""
     held = [row for row in rows if row[4] is not None] or rows
     if len(held) > 1:
-        names = ", ".join(f"{row[0]}:{row[1]}" for row in held)
-        raise UsageError(
-            f"document {document!r} is in several sources: {names}",
-            doing="looking for a document",
-            next_step="name one of them as SOURCE:ID",
-        )
+        raise ambiguous_document(document, (f"{row[0]}:{row[1]}" for row in held))
     return held[0] if held else None
 
 

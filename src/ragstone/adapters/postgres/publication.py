@@ -229,16 +229,7 @@ class PostgresPublication(ABC):
             for table in WRITTEN:
                 await self._connection.execute(f"analyze {table}")
         self.decided = True
-        return Published(
-            version=change.version,
-            added=len(change.added),
-            removed=len(change.removed),
-            stale=change.stale,
-            rows=sealed.statistics.rows,
-            rows_opened=change.rows_opened,
-            rows_closed=change.rows_closed,
-            merkle_root=sealed.merkle_root,
-        )
+        return change.published(sealed)
 
     async def skip(self) -> None:
         """Nothing to publish: leave the head, write the rest."""
