@@ -129,3 +129,37 @@ def test_concurrency():
     ]  # fmt: skip
     assert all(each["answered"] and not each["errors"] for each in found["rounds"])
     assert (found["drain"]["exit_code"], found["drain"]["lost"]) == (0, 0)
+
+
+SCAFFOLD = """
+import argparse, hashlib, json
+import numpy as np
+
+class Hashed:
+    dim = 16
+    def embed(self, texts):
+        digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        return np.stack([np.frombuffer(each, np.uint8) for each in digests]).astype(np.float32)
+
+def run_peer(factory, name, import_s, version):
+    parser = argparse.ArgumentParser()
+    for flag in ("corpus", "queries", "qrels", "seq", "clients", "seconds"):
+        parser.add_argument("--" + flag)
+    args = parser.parse_args()
+    docs = [{"id": d["_id"], "title": d["title"], "text": d["text"]} for d in map(json.loads, open(args.corpus))]
+    peer = factory(Hashed(), args)
+    peer.ingest(docs)
+    answer, found = peer.query("Which trees are old?", 2)
+    assert answer and "a" in found
+    keys = ("p50_ms", "p95_ms", "p99_ms", "cpu_ms_per_query", "chunks_per_s", "ndcg10", "peak_rss_mb")
+    print(json.dumps(dict.fromkeys(keys, 1.0) | {"import_s": import_s, "chunks": peer.chunks(), "version": version}))
+"""
+
+
+def test_peers(beir, tmp_path):
+    """Beside others: ours answers as one peer among them, and what cannot be run is named."""
+    (tmp_path / "common.py").write_text(SCAFFOLD)
+    args = ["--bench", str(tmp_path), "--venvs", str(tmp_path), "--set", str(beir), "--rounds", "1", "--peers", "floor"]
+    found = measured("bench_peers.py", *args)
+    assert found["peers"]["ours"]["chunks"] == 3
+    assert "is not there" in found["left_out"]["floor"]
