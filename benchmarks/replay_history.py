@@ -29,7 +29,7 @@ from ragstone.core.errors import NotFound
 from ragstone.core.nouns import Asker
 from ragstone.entrypoints.repair import audit_parts
 from ragstone.flow import AnswerParts
-from ragstone.index.audit_stage import audit
+from ragstone.index.audit.stage import audit
 from ragstone.retrieve.stage import Ask, Clock
 
 CORPUS = "history"

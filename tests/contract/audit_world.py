@@ -22,8 +22,8 @@ from ragstone.core.ids import corpus_id, document_id, source_id
 from ragstone.core.nouns import Asker, ChunkingSpec, LexicalSpec, Recipe
 from ragstone.entrypoints.repair import RepairParts, listed, repair
 from ragstone.flow import IngestParts, IngestReport, IngestRequest, ingest
-from ragstone.index.audit_records import AuditReport, Mended
-from ragstone.index.audit_stage import AuditParts, audit
+from ragstone.index.audit.records import AuditReport, Mended
+from ragstone.index.audit.stage import AuditParts, audit
 from ragstone.index.checkpoint import seal_checkpoint
 from ragstone.index.records import Retention
 from ragstone.index.stage import committed

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ragstone.index.audit_postings import Named, PostingSums
-from ragstone.index.audit_records import Differences, PackedPostings, RewriteRow, RewriteSegment
+from ragstone.index.audit.postings import Named, PostingSums
+from ragstone.index.audit.records import Differences, PackedPostings, RewriteRow, RewriteSegment
 from ragstone.index.postings import LexicalRow, build
 
 SIZE = 8

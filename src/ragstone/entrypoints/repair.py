@@ -13,8 +13,8 @@ from ragstone.core.errors import Busy, RagstoneError
 from ragstone.core.ports import Seqs
 from ragstone.core.progress import Progress, silent
 from ragstone.flow import IngestParts, IngestReport, IngestRequest, ingest
-from ragstone.index.audit_chain import rebuilt
-from ragstone.index.audit_records import (
+from ragstone.index.audit.chain import rebuilt
+from ragstone.index.audit.records import (
     AuditReport,
     Forget,
     IngestAgain,
@@ -32,7 +32,7 @@ from ragstone.index.audit_records import (
     SealCheckpoint,
     SourceLine,
 )
-from ragstone.index.audit_stage import AuditParts, audit, differing_rows
+from ragstone.index.audit.stage import AuditParts, audit, differing_rows
 from ragstone.index.checkpoint import seal_checkpoint
 from ragstone.index.ports import Inspection, Mender
 from ragstone.index.postings import LexicalRow

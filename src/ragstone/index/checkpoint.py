@@ -8,10 +8,10 @@ from contextlib import suppress
 from ragstone.core.errors import IntegrityError
 from ragstone.core.progress import silent
 from ragstone.index import manifest
-from ragstone.index.audit import Check, line_of
-from ragstone.index.audit_chain import Chain
-from ragstone.index.audit_records import Differences, VersionRow
-from ragstone.index.audit_stage import live_counts, read_chain
+from ragstone.index.audit.chain import Chain
+from ragstone.index.audit.documents import Check, line_of
+from ragstone.index.audit.records import Differences, VersionRow
+from ragstone.index.audit.stage import live_counts, read_chain
 from ragstone.index.manifest import Manifest
 from ragstone.index.ports import Inspection, Inspector, Mender, ObjectStore
 from ragstone.index.records import ChangedDocument

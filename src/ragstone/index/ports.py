@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ragstone.core.ports import Seqs
-from ragstone.index.audit_records import (
+from ragstone.index.audit.records import (
     Delta,
     HeldDocument,
     OtherRow,

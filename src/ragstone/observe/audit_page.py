@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ragstone.index.audit_records import STORES
+from ragstone.index.audit.records import STORES
 
 if TYPE_CHECKING:
-    from ragstone.index.audit_records import AuditReport, Mended
+    from ragstone.index.audit.records import AuditReport, Mended
 
 SHOWN_MAX = 20
 RESTORE = "restore the state directory and the database from a backup"

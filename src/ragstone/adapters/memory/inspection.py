@@ -12,8 +12,8 @@ import numpy as np
 from ragstone.adapters.memory.catalog import kept_version
 from ragstone.adapters.memory.columns import OPEN
 from ragstone.core.ids import corpus_id
-from ragstone.index.audit import line_of
-from ragstone.index.audit_records import (
+from ragstone.index.audit.documents import line_of
+from ragstone.index.audit.records import (
     Delta,
     HeldDocument,
     HeldVersion,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ragstone.adapters.memory.state import State
     from ragstone.adapters.memory.stores import MemoryEmbeddingCache
     from ragstone.core.ports import Seqs
-    from ragstone.index.audit_records import RestoreDocument, VersionRow
+    from ragstone.index.audit.records import RestoreDocument, VersionRow
 
 
 class MemoryMender:

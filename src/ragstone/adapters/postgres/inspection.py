@@ -16,8 +16,8 @@ from ragstone.core.errors import IntegrityError, NotFound
 from ragstone.core.ids import corpus_id
 from ragstone.core.nouns import Recipe
 from ragstone.core.ports import Seqs
-from ragstone.index.audit import line_of
-from ragstone.index.audit_records import (
+from ragstone.index.audit.documents import line_of
+from ragstone.index.audit.records import (
     Delta,
     HeldDocument,
     HeldVersion,

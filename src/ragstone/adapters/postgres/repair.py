@@ -15,7 +15,7 @@ from ragstone.adapters.postgres.maintenance import MAINTENANCE_LOCK
 from ragstone.adapters.postgres.runs import OPEN, acl_id
 from ragstone.core.ids import source_id
 from ragstone.core.ports import Seqs
-from ragstone.index.audit_records import RestoreDocument, VersionRow
+from ragstone.index.audit.records import RestoreDocument, VersionRow
 from ragstone.index.postings import LexicalRow, build, pack, without
 
 PAGE_POSTINGS = 2000

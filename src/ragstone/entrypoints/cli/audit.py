@@ -22,8 +22,8 @@ from ragstone.entrypoints.cli.progress import Shown
 if TYPE_CHECKING:
     from ragstone.bootstrap import System
     from ragstone.core.progress import Progress
-    from ragstone.index.audit_records import AuditReport, Mended
-    from ragstone.index.audit_stage import AuditParts
+    from ragstone.index.audit.records import AuditReport, Mended
+    from ragstone.index.audit.stage import AuditParts
 
 DIFFERS = 3
 
@@ -46,7 +46,7 @@ def audit(ctx: click.Context, mend: bool, as_of: str | None, corpus: str, as_jso
 
     async def work(system: System) -> tuple[AuditReport, Mended | None]:
         from ragstone.entrypoints.repair import audit_parts  # noqa: PLC0415 - a help page needs none of it
-        from ragstone.index import audit_stage  # noqa: PLC0415 - as above
+        from ragstone.index.audit import stage as audit_stage  # noqa: PLC0415 - as above
 
         try:
             parts = await audit_parts(system)

@@ -14,7 +14,7 @@ from ragstone.core.nouns import PUBLIC
 from ragstone.core.texts import passage_input
 from ragstone.core.tokens import analyze
 from ragstone.index import merkle
-from ragstone.index.audit_records import (
+from ragstone.index.audit.records import (
     Differences,
     HeldDocument,
     HeldVersion,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ragstone.core.ids import document_id
-from ragstone.index.audit_records import Differences, IngestAgain, Listing, SourceLine, Subject
+from ragstone.index.audit.records import Differences, IngestAgain, Listing, SourceLine, Subject
 from ragstone.index.records import ChangedDocument
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ragstone.core.ports import Seqs
-from ragstone.index.audit_records import Differences, PackedPostings, RewriteRow, RewriteSegment
+from ragstone.index.audit.records import Differences, PackedPostings, RewriteRow, RewriteSegment
 from ragstone.index.lengths import encode
 from ragstone.index.postings import COUNT_MAX, LexicalRow, Postings, unpack
 

@@ -15,10 +15,10 @@ from ragstone.core.ids import make_id, text_hash
 from ragstone.core.ports import Seqs
 from ragstone.core.progress import Progress, silent
 from ragstone.index import manifest, merkle
-from ragstone.index.audit import Check, SoundRow, lexical_row, row_id, rows_of
-from ragstone.index.audit_chain import Chain, begin, beginnings, candidates, is_key, link, prove
-from ragstone.index.audit_postings import Named, PostingSums
-from ragstone.index.audit_records import (
+from ragstone.index.audit.chain import Chain, begin, beginnings, candidates, is_key, link, prove
+from ragstone.index.audit.documents import Check, SoundRow, lexical_row, row_id, rows_of
+from ragstone.index.audit.postings import Named, PostingSums
+from ragstone.index.audit.records import (
     AuditReport,
     Differences,
     Forget,
@@ -30,7 +30,7 @@ from ragstone.index.audit_records import (
     Subject,
     VersionRow,
 )
-from ragstone.index.audit_source import compare_source
+from ragstone.index.audit.source import compare_source
 from ragstone.index.ports import Inspection, Inspector, ObjectStore
 from ragstone.index.postings import LexicalRow
 from ragstone.index.records import ChangedDocument

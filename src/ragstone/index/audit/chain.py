@@ -8,7 +8,7 @@ from itertools import product
 
 from ragstone.core.errors import IntegrityError
 from ragstone.index import manifest, merkle
-from ragstone.index.audit_records import Delta, Differences, Reseal, RestoreVersion, SealCheckpoint, Subject, VersionRow
+from ragstone.index.audit.records import Delta, Differences, Reseal, RestoreVersion, SealCheckpoint, Subject, VersionRow
 from ragstone.index.manifest import Manifest
 from ragstone.index.records import ChangedDocument
 
